@@ -1,0 +1,131 @@
+"""What every task type is made of. A type is one file beside this one and one line in `tasks/types.py`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import evaluate
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What a model keeps of a task: an entry of `tasks` in its `config.json`.
+
+    `label_list` is None for regression. `tag_scheme` is "BIO" or "none" for tagging (the scheme of the labels the
+    model gives, whatever scheme the rows were written in), else None. `threshold` is that of a multi-label task.
+    """
+
+    name: str
+    task_type: str
+    problem_type: str | None = None
+    label_list: list[str] | None = None
+    text_pair: bool = False
+    tag_scheme: str | None = None
+    threshold: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Window(NamedTuple):
+    """One sequence of a row: a text, or for tagging beyond `max_length` one of its overlapping windows.
+
+    `offsets[p]` is the (start, end) of piece p in the text, in characters; `special[p]` is 1 for pieces that stand for
+    no text (and for those of the second text of a pair).
+    """
+
+    input_ids: Sequence[int]
+    offsets: Sequence[tuple[int, int]]
+    special: Sequence[int]
+
+
+class Answer(NamedTuple):
+    """A row's outcome in evaluation; `score` is the model's confidence in its prediction, from 0 to 1."""
+
+    prediction: Any
+    reference: Any
+    score: float
+
+
+class Task(ABC):
+    """A task: its labels, its head, its loss and its answers.
+
+    Args:
+        spec: what the model keeps of the task.
+        class_weight: a factor for each label's items in the loss, in the order of `label_list`.
+        label_smoothing_factor: as in `torch.nn.functional.cross_entropy(label_smoothing=...)`.
+    """
+
+    auto_class: ClassVar[Any]
+    """The `AutoModelFor…` whose head this task trains."""
+    pipeline_class: ClassVar[Any]
+    """The stock pipeline whose output this task gives."""
+    reads_windows: ClassVar[bool]
+    """Whether all windows of a long text are read, or the first one alone."""
+    metric_names: ClassVar[Mapping[str | None, Sequence[str]]]
+    """Metrics by problem type, the first of them the default choice."""
+
+    def __init__(
+        self, spec: TaskSpec, *, class_weight: Sequence[float] | None = None, label_smoothing_factor: float = 0.0
+    ) -> None:
+        self.spec = spec
+        self.class_weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        self.label_smoothing_factor = label_smoothing_factor
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def num_labels(self) -> int:
+        return 1 if self.spec.label_list is None else len(self.spec.label_list)
+
+    def head_config(self) -> dict[str, Any]:
+        """The entries that the stock head's config has beyond the encoder's."""
+        labels = self.spec.label_list or ["LABEL_0"]
+        return {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+            "problem_type": self.spec.problem_type,
+        }
+
+    @abstractmethod
+    def encode(self, label: Any, windows: Sequence[Window], words: Sequence[tuple[int, int]] | None) -> list[dict]:
+        """The columns this task adds to each sequence of a row, without the task's prefix.
+
+        Args:
+            label: the row's label as `read_label` gave it, None if the row says nothing about this task.
+            windows: the row's sequences.
+            words: (start, end) of each word in the text, for rows with words.
+
+        Returns:
+            A dict a window. `items` (how many items the sequence has) is always among its keys.
+        """
+
+    @abstractmethod
+    def collate(self, sequences: Sequence[Mapping[str, Any]], length: int) -> dict[str, Tensor]:
+        """Label tensors of the sequences (only those with an item of this task), padded to `length` pieces."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sum of the items' losses (a scalar that keeps its graph with zero rows too), and the number of items."""
+
+    @abstractmethod
+    def read(self, logits: Tensor, sequence: Mapping[str, Any]) -> Any:
+        """What the model says of one sequence: its part of the row's answer. `logits` are the sequence's, unpadded."""
+
+    @abstractmethod
+    def join(self, parts: Sequence[tuple[Mapping[str, Any], Any]]) -> Answer:
+        """A row's answer from its (sequence, part) pairs, in the order of the windows."""
+
+    @abstractmethod
+    def metric(self) -> evaluate.Metric:
+        """The metric over all rows' predictions and references as `join` gives them."""
+
+    def logits(self, head: nn.Module, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The stock head's logits for encoder states `[rows, length, hidden]` (zero rows too)."""
+        return head(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=states).logits
