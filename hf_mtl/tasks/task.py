@@ -1,13 +1,16 @@
 """What every task type is made of. A type is one file beside this one and one line in `tasks/types.py`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import evaluate
 import torch
 from torch import Tensor, nn
+
+from hf_mtl.config import TaskConfig
+from hf_mtl.tasks.labels import LabelError, label_name, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,20 @@ class Window(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A row's outcome in evaluation; `score` is the model's confidence in its prediction, from 0 to 1."""
+    """A row's outcome in evaluation.
+
+    `score` is the model's confidence in its prediction, from 0 to 1; `scores` are those of all labels, where the
+    prediction depends on a threshold.
+    """
 
     prediction: Any
     reference: Any
     score: float
+    scores: Sequence[float] | None = None
+
+
+Cells = Callable[[], Iterator[Any]]
+"""Gives a label column's cells, from the first row on at each call; null is None."""
 
 
 class Task(ABC):
@@ -93,12 +105,40 @@ class Task(ABC):
             "problem_type": self.spec.problem_type,
         }
 
+    @classmethod
+    @abstractmethod
+    def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
+        """The task as the run file and the rows of train tell it.
+
+        Args:
+            name: the task's name.
+            config: its entry in the run file.
+            cells: the label column of train.
+            class_names: the names of the data set's own `ClassLabel`, if the column is one.
+            pair: whether the rows are pairs of texts.
+
+        Raises:
+            LabelError: if the labels cannot be read or are not what the run file says.
+        """
+
+    @abstractmethod
+    def reader(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Callable[[Any], Any]:
+        """A function cell → label for one split, which raises `LabelError`; its values are what `encode` takes."""
+
+    @abstractmethod
+    def columns(self) -> dict[str, Any]:
+        """The `datasets` features of the columns that `encode` gives, `items` left out."""
+
+    @abstractmethod
+    def label_counts(self, label: Any) -> Mapping[str, int]:
+        """What a row's label counts in the report: label → times (for tagging: entity or tag → times)."""
+
     @abstractmethod
     def encode(self, label: Any, windows: Sequence[Window], words: Sequence[tuple[int, int]] | None) -> list[dict]:
         """The columns this task adds to each sequence of a row, without the task's prefix.
 
         Args:
-            label: the row's label as `read_label` gave it, None if the row says nothing about this task.
+            label: the row's label as `reader` gave it, None if the row says nothing about this task.
             windows: the row's sequences.
             words: (start, end) of each word in the text, for rows with words.
 
@@ -123,9 +163,32 @@ class Task(ABC):
         """A row's answer from its (sequence, part) pairs, in the order of the windows."""
 
     @abstractmethod
+    def shown_label(self, label: Any) -> Any:
+        """A prediction or reference of `join` in the words of the label list."""
+
+    @abstractmethod
     def metric(self) -> evaluate.Metric:
         """The metric over all rows' predictions and references as `join` gives them."""
 
     def logits(self, head: nn.Module, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The stock head's logits for encoder states `[rows, length, hidden]` (zero rows too)."""
         return head(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=states).logits
+
+
+def balanced_weights(
+    choice: str | Mapping[str, float] | None, label_list: Sequence[str], counts: Mapping[str, int]
+) -> Tensor:
+    """The factor of each label: as given (1 where not), or n / (labels · count) as scikit-learn's "balanced".
+
+    Raises:
+        LabelError: if `choice` names a label that the task does not have.
+    """
+    if isinstance(choice, Mapping):
+        given = {label_name(label): weight for label, weight in choice.items()}
+        unknown = [label for label in given if label not in label_list]
+        if unknown:
+            raise LabelError(f"class_weight names {shown(unknown[0])}, which is not a label of the task")
+        return torch.tensor([given.get(label, 1.0) for label in label_list])
+    total = sum(counts.get(label, 0) for label in label_list)
+    # A label that train does not hold has no item to weigh.
+    return torch.tensor([total / (len(label_list) * max(counts.get(label, 0), 1)) for label in label_list])

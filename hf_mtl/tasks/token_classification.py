@@ -1,0 +1,224 @@
+"""Token classification: a tag for each word (named entities, slots, parts of speech)."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import datasets
+import evaluate
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForTokenClassification, TokenClassificationPipeline
+
+from hf_mtl.config import TaskConfig
+from hf_mtl.metrics.spans import SpanMetric
+from hf_mtl.metrics.tags import TagMetric
+from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, is_integer, label_name, shown
+from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
+from hf_mtl.tasks.task import Answer, Cells, Task, TaskSpec, Window, balanced_weights
+
+IGNORED = -100
+
+
+class TokenClassification(Task):
+    """A tag for each word of a text; a word's first piece carries the tag, its other pieces none."""
+
+    auto_class = AutoModelForTokenClassification
+    pipeline_class = TokenClassificationPipeline
+    reads_windows = True
+    metric_names = {
+        "BIO": ("f1", "precision", "recall", "accuracy"),
+        "none": ("f1_macro", "accuracy"),
+    }
+
+    @classmethod
+    def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
+        listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
+        named = listed or class_names
+        scheme = config.tag_scheme or find_scheme(_tags(cells, class_names or listed))
+        if named is None:
+            # A tag that only other tags show to be wrong is found when its row is read, where the row is known.
+            named = found_labels(tag for row in _tags(cells, None) for tag in row if tag is not None)
+            if scheme != "none":
+                named = [tag for tag in named if split_tag(tag)[0]]
+        spec = TaskSpec(
+            name=name,
+            task_type="token-classification",
+            label_list=list(named) if scheme == "none" else bio_labels(named),
+            tag_scheme="none" if scheme == "none" else "BIO",
+        )
+        task = cls(spec, label_smoothing_factor=config.label_smoothing_factor)
+        if config.class_weight is not None:
+            read = task.reader(config, cells, class_names)
+            labels = spec.label_list or []
+            rows = (read(cell) for cell in cells() if cell is not None)
+            counts = Counter(labels[tag] for row in rows for tag in row if tag != IGNORED)
+            task.class_weight = balanced_weights(config.class_weight, labels, counts)
+        return task
+
+    def reader(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Callable[[Any], Any]:
+        labels = self.spec.label_list or []
+        listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
+        names = class_names or listed
+        scheme = "none" if self.spec.tag_scheme == "none" else config.tag_scheme or find_scheme(_tags(cells, names))
+        # A split whose tags are all O shows no scheme of its own.
+        scheme = "BIO" if scheme == "none" and self.spec.tag_scheme == "BIO" else scheme
+        index = LabelIndex(labels)
+
+        def read(cell: Any) -> list[int]:
+            tags = tag_names(cell, names)
+            if scheme != "none":
+                tags, _ = to_bio(tags, scheme)
+            return [IGNORED if tag is None else index(tag) for tag in tags]
+
+        return read
+
+    def columns(self) -> dict[str, Any]:
+        return {key: datasets.List(datasets.Value("int32")) for key in ("labels", "words", "pieces", "tags")}
+
+    def label_counts(self, label: Any) -> Mapping[str, int]:
+        names = [self.spec.label_list[tag] for tag in label if tag != IGNORED] if self.spec.label_list else []
+        if self.spec.tag_scheme == "none":
+            return Counter(names)
+        return Counter(split_tag(name)[1] for name in names if name.startswith("B-"))
+
+    def encode(self, label: Any, windows: Sequence[Window], words: Sequence[tuple[int, int]] | None) -> list[dict]:
+        if label is None:
+            return [_columns(window, {}, []) for window in windows]
+        if words is None or len(label) != len(words):
+            raise LabelError(f"{len(label)} tags for {len(words or ())} words; every word needs one tag")
+        places = [word_pieces(window, words) for window in windows]
+        counted: list[list[tuple[int, int, int, bool]]] = [[] for _ in windows]
+        for word, tag in enumerate(label):
+            home = _home(places, windows, word)
+            piece, own = places[home].get(word, (-1, False))
+            counted[home].append((word, piece, tag, own))
+        return [
+            _columns(window, {piece: tag for _, piece, tag, own in found if own}, found)
+            for window, found in zip(windows, counted, strict=True)
+        ]
+
+    def collate(self, sequences: Sequence[Mapping[str, Any]], length: int) -> dict[str, Tensor]:
+        labels = torch.full((len(sequences), length), IGNORED, dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            tags = sequence["labels"]
+            labels[row, : len(tags)] = torch.as_tensor(tags, dtype=torch.int64)
+        return {"labels": labels}
+
+    def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        target = labels["labels"].reshape(-1)
+        each = functional.cross_entropy(
+            logits.float().reshape(-1, self.num_labels),
+            target,
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.label_smoothing_factor,
+        )
+        if self.class_weight is not None:
+            each = each * self.class_weight.to(logits.device)[target.clamp(min=0)]
+        return each.sum(), (target != IGNORED).sum()
+
+    def read(self, logits: Tensor, sequence: Mapping[str, Any]) -> Any:
+        scores, tags = logits.float().softmax(dim=-1).max(dim=-1)
+        return tags.tolist(), scores.tolist()
+
+    def join(self, parts: Sequence[tuple[Mapping[str, Any], Any]]) -> Answer:
+        labels = self.spec.label_list or []
+        nothing = "O" if self.spec.tag_scheme == "BIO" else labels[0]
+        found: list[tuple[int, str, str, float]] = []
+        for sequence, (tags, scores) in parts:
+            for word, piece, tag in zip(sequence["words"], sequence["pieces"], sequence["tags"], strict=True):
+                if tag != IGNORED:
+                    predicted, score = (labels[tags[piece]], scores[piece]) if piece >= 0 else (nothing, 1.0)
+                    found.append((word, predicted, labels[tag], score))
+        found.sort()
+        score = min((entry[3] for entry in found), default=1.0)
+        return Answer([entry[1] for entry in found], [entry[2] for entry in found], score)
+
+    def metric(self) -> evaluate.Metric:
+        return SpanMetric(self.spec.label_list or []) if self.spec.tag_scheme == "BIO" else TagMetric(self.spec.label_list or [])
+
+    def shown_label(self, label: Any) -> Any:
+        return label
+
+
+def tag_names(cell: Any, names: Sequence[str] | None) -> list[str | None]:
+    """The tags of a row as names: a list, or text cut at blanks; integers are places in `names`.
+
+    Raises:
+        LabelError: if the cell is neither, or an integer has no name.
+    """
+    tags = cell.split() if isinstance(cell, str) else cell
+    if not isinstance(tags, list):
+        raise LabelError(f"tags {shown(cell)} are not a list; write a tag for each word")
+    result: list[str | None] = []
+    for tag in tags:
+        if names is not None and isinstance(tag, int) and not isinstance(tag, bool) and not _numbers(names):
+            if not 0 <= tag < len(names):
+                raise LabelError(f"tag {tag} has no name; the names go from 0 to {len(names) - 1}")
+            result.append(names[tag])
+        else:
+            result.append(None if tag is None else label_name(tag))
+    return result
+
+
+def _numbers(names: Sequence[str]) -> bool:
+    return any(map(is_integer, names))
+
+
+def _tags(cells: Cells, names: Sequence[str] | None) -> Iterator[list[str | None]]:
+    """All rows of a tag column that can be read; the others are refused by the reader, which knows their row."""
+    for cell in cells():
+        if cell is not None:
+            try:
+                yield tag_names(cell, names)
+            except LabelError:
+                continue
+
+
+def word_pieces(window: Window, words: Sequence[tuple[int, int]]) -> dict[int, tuple[int, bool]]:
+    """Word → (piece, own) for the words that a window shows.
+
+    A word's own piece is the first one that begins with it. A word without one (it stands inside a piece that an
+    earlier word began) gets that piece, with own False. A word that no piece covers is left out.
+    """
+    ends = [end for _, end in words]
+    found: dict[int, tuple[int, bool]] = {}
+    for piece, ((start, end), special) in enumerate(zip(window.offsets, window.special, strict=True)):
+        if special or end <= start:
+            continue
+        word = bisect_left(ends, start + 1)  # the first word that ends behind the piece's start
+        own = True
+        while word < len(words) and words[word][0] < end:
+            if words[word][1] > words[word][0] and (word not in found or (own and not found[word][1])):
+                found[word] = (piece, own)
+            word, own = word + 1, False
+    return found
+
+
+def _home(places: Sequence[dict[int, tuple[int, bool]]], windows: Sequence[Window], word: int) -> int:
+    """The window in which a word's tag counts: where its piece stands farthest from an edge."""
+    best, depth = 0, -1
+    for number, (found, window) in enumerate(zip(places, windows, strict=True)):
+        if word in found:
+            piece, own = found[word]
+            # A window that begins within a word shows only its tail: there the word has no first piece.
+            edge = min(piece, len(window.offsets) - 1 - piece)
+            if edge > depth and (own or depth < 0):
+                best, depth = number, edge
+    return best
+
+
+def _columns(window: Window, labelled: Mapping[int, int], found: Sequence[tuple[int, int, int, bool]]) -> dict:
+    labels = [IGNORED] * len(window.input_ids)
+    for piece, tag in labelled.items():
+        labels[piece] = tag
+    return {
+        "labels": labels,
+        "words": [word for word, _, _, _ in found],
+        "pieces": [piece for _, piece, _, _ in found],
+        "tags": [tag for _, _, tag, _ in found],
+        "items": sum(tag != IGNORED for tag in labels),
+    }
