@@ -47,7 +47,7 @@ class MemoryMetric(evaluate.Metric):
 
 
 def table(labels: Sequence[str], columns: Sequence[Sequence[float]]) -> dict[str, dict[str, float]]:
-    """`by_label`, from precision, recall, f1 and support as scikit-learn and seqeval give them, in the order of labels."""
+    """`by_label`, from precision, recall, f1 and support as scikit-learn and seqeval give them, in labels' order."""
     return {
         label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
         for label, p, r, f, n in zip(labels, *columns, strict=True)

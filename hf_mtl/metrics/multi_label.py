@@ -19,12 +19,11 @@ class MultiLabelMetric(MemoryMetric):
     element = List(Value("int64"))
 
     def measure(self, predictions: list[list[int]], references: list[list[int]]) -> dict[str, Any]:
-        # A single column would be read as one binary label, of which scikit-learn reports two classes: name the label.
-        labels = range(len(self.label_list))
         gold, predicted = np.asarray(references), np.asarray(predictions)
-        if len(labels) == 1:
+        labels = list(range(len(self.label_list)))
+        if len(labels) == 1:  # scikit-learn takes a single column for the two classes 0 and 1: ask for class 1 alone
             gold, predicted, labels = gold[:, 0], predicted[:, 0], [1]
-        given = {"labels": list(labels), "zero_division": 0}
+        given = {"labels": labels, "zero_division": 0}
         return {
             "exact_match": float(accuracy_score(gold, predicted)),
             "f1_micro": float(f1_score(gold, predicted, average="micro", **given)),
