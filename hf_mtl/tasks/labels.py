@@ -74,7 +74,8 @@ class LabelIndex:
         LabelError: if the label is not in the list.
     """
 
-    def __init__(self, label_list: Sequence[str]) -> None:
+    def __init__(self, label_list: Sequence[str], task: str) -> None:
+        self.task = task
         self.places = {name: place for place, name in enumerate(label_list)}
         self.named = not any(map(is_integer, label_list))
 
@@ -87,4 +88,7 @@ class LabelIndex:
             return int(name)
         known = list(self.places)
         some = ", ".join(known[:7]) + (", …" if len(known) > 7 else "")
-        raise LabelError(f"label {shown(cell)} is not in label_list ({len(known)} labels: {some})")
+        raise LabelError(
+            f"label {shown(cell)} of task {self.task} is not in label_list ({len(known)} labels: {some}); "
+            f"add it to tasks.{self.task}.label_list or fix the row"
+        )

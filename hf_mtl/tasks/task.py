@@ -1,6 +1,7 @@
 """What every task type is made of. A type is one file beside this one and one line in `tasks/types.py`."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -95,6 +96,11 @@ class Task(ABC):
     def num_labels(self) -> int:
         return 1 if self.spec.label_list is None else len(self.spec.label_list)
 
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The names of the task's metrics, the default choice first."""
+        return self.metric_names[self.spec.problem_type or self.spec.tag_scheme]
+
     def head_config(self) -> dict[str, Any]:
         """The entries that the stock head's config has beyond the encoder's."""
         labels = self.spec.label_list or ["LABEL_0"]
@@ -122,8 +128,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def reader(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Callable[[Any], Any]:
-        """A function cell → label for one split, which raises `LabelError`; its values are what `encode` takes."""
+    def reader(
+        self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
+    ) -> Callable[[Any], Any]:
+        """A function cell → label for one split, which raises `LabelError`; its values are what `encode` takes.
+
+        What it had to mend is counted in `notes`, a sentence for the report → times.
+        """
 
     @abstractmethod
     def columns(self) -> dict[str, Any]:
@@ -146,9 +157,17 @@ class Task(ABC):
             A dict a window. `items` (how many items the sequence has) is always among its keys.
         """
 
+    def notes(self, encoded: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
+        """What the report should say of a row's columns from `encode`: a sentence → times."""
+        return {}
+
     @abstractmethod
     def collate(self, sequences: Sequence[Mapping[str, Any]], length: int) -> dict[str, Tensor]:
         """Label tensors of the sequences (only those with an item of this task), padded to `length` pieces."""
+
+    @abstractmethod
+    def items(self, labels: Mapping[str, Tensor]) -> Tensor:
+        """The number of items in collated labels (rows, or labelled tokens)."""
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

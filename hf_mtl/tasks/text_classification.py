@@ -61,18 +61,20 @@ class TextClassification(Task):
         return task
 
     def weights(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Tensor:
-        read = self.reader(config, cells, class_names)
+        read = self.reader(config, cells, class_names, Counter())
         counts: Counter[str] = Counter()
         for cell in cells():
             if cell is not None:
                 counts.update(self.label_counts(read(cell)))
         return balanced_weights(config.class_weight, self.spec.label_list or [], counts)
 
-    def reader(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Callable[[Any], Any]:
+    def reader(
+        self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
+    ) -> Callable[[Any], Any]:
         if self.spec.problem_type == REGRESSION:
             return read_number
-        place = LabelIndex(self.spec.label_list or [])
-        named = LabelIndex(class_names) if class_names else None
+        place = LabelIndex(self.spec.label_list or [], self.name)
+        named = LabelIndex(class_names, self.name) if class_names else None
 
         def read(cell: Any) -> int:
             # A ClassLabel's integers are places among the data set's own names, whatever order label_list has.
@@ -108,9 +110,12 @@ class TextClassification(Task):
         kind = torch.float32 if self.spec.problem_type == REGRESSION else torch.int64
         return {"labels": torch.tensor([sequence["label"] for sequence in sequences], dtype=kind)}
 
+    def items(self, labels: Mapping[str, Tensor]) -> Tensor:
+        return torch.tensor(labels["labels"].shape[0], device=labels["labels"].device)
+
     def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         target = labels["labels"]
-        items = torch.tensor(target.shape[0], device=logits.device)
+        items = self.items(labels)
         logits = logits.float()
         weight = None if self.class_weight is None else self.class_weight.to(logits.device)
         if self.spec.problem_type == REGRESSION:

@@ -51,26 +51,29 @@ class TokenClassification(Task):
         )
         task = cls(spec, label_smoothing_factor=config.label_smoothing_factor)
         if config.class_weight is not None:
-            read = task.reader(config, cells, class_names)
+            read = task.reader(config, cells, class_names, Counter())
             labels = spec.label_list or []
             rows = (read(cell) for cell in cells() if cell is not None)
             counts = Counter(labels[tag] for row in rows for tag in row if tag != IGNORED)
             task.class_weight = balanced_weights(config.class_weight, labels, counts)
         return task
 
-    def reader(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Callable[[Any], Any]:
+    def reader(
+        self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
+    ) -> Callable[[Any], Any]:
         labels = self.spec.label_list or []
         listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
         names = class_names or listed
         scheme = "none" if self.spec.tag_scheme == "none" else config.tag_scheme or find_scheme(_tags(cells, names))
         # A split whose tags are all O shows no scheme of its own.
         scheme = "BIO" if scheme == "none" and self.spec.tag_scheme == "BIO" else scheme
-        index = LabelIndex(labels)
+        index = LabelIndex(labels, self.name)
 
         def read(cell: Any) -> list[int]:
             tags = tag_names(cell, names)
             if scheme != "none":
-                tags, _ = to_bio(tags, scheme)
+                tags, repaired = to_bio(tags, scheme)
+                notes["tags that break their scheme, read as the beginning of an entity"] += repaired
             return [IGNORED if tag is None else index(tag) for tag in tags]
 
         return read
@@ -89,7 +92,7 @@ class TokenClassification(Task):
             return [_columns(window, {}, []) for window in windows]
         if words is None or len(label) != len(words):
             raise LabelError(f"{len(label)} tags for {len(words or ())} words; every word needs one tag")
-        places = [word_pieces(window, words) for window in windows]
+        places = [word_pieces(window, words, continued=number > 0) for number, window in enumerate(windows)]
         counted: list[list[tuple[int, int, int, bool]]] = [[] for _ in windows]
         for word, tag in enumerate(label):
             home = _home(places, windows, word)
@@ -100,12 +103,19 @@ class TokenClassification(Task):
             for window, found in zip(windows, counted, strict=True)
         ]
 
+    def notes(self, encoded: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
+        tagged = sum(tag != IGNORED for columns in encoded for tag in columns["tags"])
+        return {"words without a piece of their own": tagged - sum(columns["items"] for columns in encoded)}
+
     def collate(self, sequences: Sequence[Mapping[str, Any]], length: int) -> dict[str, Tensor]:
         labels = torch.full((len(sequences), length), IGNORED, dtype=torch.int64)
         for row, sequence in enumerate(sequences):
             tags = sequence["labels"]
             labels[row, : len(tags)] = torch.as_tensor(tags, dtype=torch.int64)
         return {"labels": labels}
+
+    def items(self, labels: Mapping[str, Tensor]) -> Tensor:
+        return (labels["labels"] != IGNORED).sum()
 
     def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         target = labels["labels"].reshape(-1)
@@ -118,7 +128,7 @@ class TokenClassification(Task):
         )
         if self.class_weight is not None:
             each = each * self.class_weight.to(logits.device)[target.clamp(min=0)]
-        return each.sum(), (target != IGNORED).sum()
+        return each.sum(), self.items(labels)
 
     def read(self, logits: Tensor, sequence: Mapping[str, Any]) -> Any:
         scores, tags = logits.float().softmax(dim=-1).max(dim=-1)
@@ -138,7 +148,7 @@ class TokenClassification(Task):
         return Answer([entry[1] for entry in found], [entry[2] for entry in found], score)
 
     def metric(self) -> evaluate.Metric:
-        return SpanMetric(self.spec.label_list or []) if self.spec.tag_scheme == "BIO" else TagMetric(self.spec.label_list or [])
+        return (SpanMetric if self.spec.tag_scheme == "BIO" else TagMetric)(self.spec.label_list or [])
 
     def shown_label(self, label: Any) -> Any:
         return label
@@ -178,21 +188,27 @@ def _tags(cells: Cells, names: Sequence[str] | None) -> Iterator[list[str | None
                 continue
 
 
-def word_pieces(window: Window, words: Sequence[tuple[int, int]]) -> dict[int, tuple[int, bool]]:
-    """Word → (piece, own) for the words that a window shows.
+def word_pieces(
+    window: Window, words: Sequence[tuple[int, int]], *, continued: bool = False
+) -> dict[int, tuple[int, bool]]:
+    """Word → (piece, own) for the words that begin in a window; `continued` if another window stands before it.
 
     A word's own piece is the first one that begins with it. A word without one (it stands inside a piece that an
     earlier word began) gets that piece, with own False. A word that no piece covers is left out.
     """
     ends = [end for _, end in words]
     found: dict[int, tuple[int, bool]] = {}
+    tail = -1
+    fresh = continued
     for piece, ((start, end), special) in enumerate(zip(window.offsets, window.special, strict=True)):
         if special or end <= start:
             continue
         word = bisect_left(ends, start + 1)  # the first word that ends behind the piece's start
-        own = True
+        if fresh and word < len(words) and words[word][0] < start:
+            tail = word  # a word that the window before began: only its tail is here
+        fresh, own = False, True
         while word < len(words) and words[word][0] < end:
-            if words[word][1] > words[word][0] and (word not in found or (own and not found[word][1])):
+            if word != tail and words[word][1] > words[word][0] and (word not in found or (own and not found[word][1])):
                 found[word] = (piece, own)
             word, own = word + 1, False
     return found
@@ -203,10 +219,8 @@ def _home(places: Sequence[dict[int, tuple[int, bool]]], windows: Sequence[Windo
     best, depth = 0, -1
     for number, (found, window) in enumerate(zip(places, windows, strict=True)):
         if word in found:
-            piece, own = found[word]
-            # A window that begins within a word shows only its tail: there the word has no first piece.
-            edge = min(piece, len(window.offsets) - 1 - piece)
-            if edge > depth and (own or depth < 0):
+            edge = min(found[word][0], len(window.offsets) - 1 - found[word][0])
+            if edge > depth:
                 best, depth = number, edge
     return best
 

@@ -1,0 +1,41 @@
+"""The tokenizer of a run, set so that training, the pipelines and the exported checkpoints encode a text alike."""
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_mtl.errors import UserError
+
+UNKNOWN_LIMIT = 1_000_000
+"""transformers gives a far larger `model_max_length` where a tokenizer does not know its own."""
+
+
+def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
+    """The encoder's own tokenizer with `model_max_length` set to `max_length`.
+
+    Special tokens that stand in a text ("[SEP]") stay text: `split_special_tokens` is on.
+
+    Raises:
+        UserError: if it cannot be loaded or read sequences of that length.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True)
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"encoder {source}: no tokenizer or config could be loaded from there ({error})") from error
+    limits = [tokenizer.model_max_length]
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        # RoBERTa and its kin count positions from behind the padding index.
+        padding = tokenizer.pad_token_id if getattr(config, "model_type", "") in _OFFSET_POSITIONS else None
+        limits.append(positions if padding is None else positions - padding - 1)
+    limit = min(limits)
+    if max_length > limit and limit < UNKNOWN_LIMIT:
+        raise UserError(f"max_length: {max_length} is more than the {limit} pieces that {source} can read; set it to {limit} or less")
+    tokenizer.model_max_length = max_length
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"encoder {source}: its tokenizer has neither a padding nor an end-of-text token; choose another")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet", "longformer", "data2vec-text"}
