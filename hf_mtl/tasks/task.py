@@ -76,6 +76,8 @@ class Task(ABC):
     """The `AutoModelFor…` whose head this task trains."""
     pipeline_class: ClassVar[Any]
     """The stock pipeline whose output this task gives."""
+    pipeline_options: ClassVar[Sequence[str]]
+    """The arguments of that pipeline's call that `MultiTaskPipeline` passes on; how a text is encoded is not theirs."""
     reads_windows: ClassVar[bool]
     """Whether all windows of a long text are read, or the first one alone."""
     metric_names: ClassVar[Mapping[str | None, Sequence[str]]]
