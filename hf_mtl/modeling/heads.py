@@ -1,0 +1,94 @@
+"""Heads: stock `AutoModelFor…` instances that read states the shared encoder has computed."""
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from hf_mtl.errors import UserError
+from hf_mtl.tasks.task import Task
+
+
+class EncodedStates(nn.Module):
+    """Stands where a stock head has its base model, and hands over states that are already there.
+
+    The pooler of the base model, where the head's class has one, is the head's own: each task trains its pooler.
+
+    Args:
+        base: the base model this stands for; only its pooler is kept.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.pooler = getattr(base, "pooler", None)
+        # ALBERT's pooler is a plain linear layer, with the activation beside it.
+        self.pooler_activation = getattr(base, "pooler_activation", None)
+
+    def forward(
+        self, input_ids: Tensor | None = None, *, inputs_embeds: Tensor, **_: Any
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        pooled = None
+        if self.pooler is not None and self.pooler_activation is not None:
+            pooled = self.pooler_activation(self.pooler(inputs_embeds[:, 0]))
+        elif self.pooler is not None:
+            pooled = self.pooler(inputs_embeds)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+@cache
+def head_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The stock class with `EncodedStates` for its base model: same name, same weight names, same initialisation.
+
+    The base model is built on the meta device only, so that no head costs an encoder.
+    """
+
+    def __init__(self: PreTrainedModel, config: PreTrainedConfig) -> None:  # noqa: N807
+        device = torch.empty(0).device
+        with torch.device("meta"):
+            stock.__init__(self, config)
+        prefix = stock.base_model_prefix
+        setattr(self, prefix, EncodedStates(getattr(self, prefix)))
+        if device.type != "meta":
+            self.to_empty(device=device)
+        # Once more: what the stock class found out of its base model no longer holds, and nothing has values yet.
+        self.post_init()
+
+    # The stock module's name makes transformers' loader treat the class as the library's own.
+    entries = {"__init__": __init__, "__module__": stock.__module__, "__doc__": stock.__doc__, "stock_class": stock}
+    return type(stock.__name__, (stock,), entries)
+
+
+def stock_class(task: Task, encoder_config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that the task's `AutoModelFor…` gives for this encoder.
+
+    Raises:
+        UserError: if transformers has none, or none that works on an encoder's states.
+    """
+    auto_class = task.auto_class
+    mapping = auto_class._model_mapping
+    if type(encoder_config) not in mapping or encoder_config.is_encoder_decoder:
+        raise UserError(
+            f"task {task.name}: transformers has no {auto_class.__name__} for encoders of type "
+            f"{encoder_config.model_type!r} that hf_mtl can use; choose an encoder such as BERT, RoBERTa, XLM-R, "
+            "DeBERTa-v2, ELECTRA or ModernBERT"
+        )
+    found = mapping[type(encoder_config)]
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def head_config(task: Task, encoder_config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the task's stock model: the encoder's, with the task's labels."""
+    config = copy.deepcopy(encoder_config)
+    for key, value in task.head_config().items():
+        setattr(config, key, value)
+    config.architectures = [stock_class(task, encoder_config).__name__]
+    return config
+
+
+def new_head(task: Task, encoder_config: PreTrainedConfig) -> PreTrainedModel:
+    """A head initialised by its stock class from torch's global generator, or without values on the meta device."""
+    return head_class(stock_class(task, encoder_config))(head_config(task, encoder_config))

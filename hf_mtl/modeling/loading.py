@@ -1,0 +1,219 @@
+"""Stock checkpoints in: the encoder, and what a checkpoint holds for a new head."""
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from hf_mtl.errors import UserError
+from hf_mtl.modeling.heads import head_class, head_config, stock_class
+from hf_mtl.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "package://"
+TESTED = {
+    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "qwen3", "roberta", "xlm-roberta",
+}  # fmt: skip
+"""Encoder types whose heads the tests hold against the stock models."""
+OURS = {"architectures", "dtype", "id2label", "label2id", "model_type", "num_labels", "problem_type"}
+"""Entries of an encoder's config that the model sets itself."""
+
+
+def encoder_source(encoder: str) -> str:
+    """What transformers can load for an encoder as the user wrote it.
+
+    `package://name/folder` is a folder in an installed package, which is found without importing it.
+
+    Raises:
+        UserError: if there is no such package or folder.
+    """
+    if not encoder.startswith(PACKAGE):
+        return encoder
+    package, _, folder = encoder.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"encoder {encoder}: there is no installed package {package!r}; install it or fix the name")
+    places = [Path(root, folder) for root in spec.submodule_search_locations]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise UserError(f"encoder {encoder}: the package {package} has no folder {folder!r}")
+    return str(found)
+
+
+def load_encoder_config(
+    encoder: str, overrides: Mapping[str, Any] | None = None, revision: str | None = None
+) -> PreTrainedConfig:
+    """The encoder's own config with the overrides of a run file's `encoder_config`.
+
+    Raises:
+        UserError: if it cannot be found or read, or an override is unknown or refused by the config.
+    """
+    source = encoder_source(encoder)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"encoder {encoder}: {_reason(source, error)}") from error
+    if config.model_type == "hf_mtl":
+        raise UserError(f"encoder {encoder}: this is a multi-task model; give the stock encoder it was made from")
+    for key, value in (overrides or {}).items():
+        _override(config, key, value)
+    return config
+
+
+def _override(config: PreTrainedConfig, key: str, value: Any) -> None:
+    if key in OURS:
+        raise UserError(f"encoder_config.{key}: hf_mtl sets this itself; remove it")
+    known = {name for name in config.to_dict() if not name.startswith("_")} - OURS
+    known |= set(config.attribute_map) | {"attn_implementation"}
+    if key not in known:
+        near = get_close_matches(key, known, n=3)
+        hint = (
+            f"; did you mean {' or '.join(near)}?" if near else f"; {config.model_type} has {', '.join(sorted(known))}"
+        )
+        raise UserError(f"encoder_config.{key}: the {config.model_type} config has no such key{hint}")
+    try:
+        setattr(config, "_attn_implementation" if key == "attn_implementation" else key, value)
+    except Exception as error:
+        raise UserError(f"encoder_config.{key}: {value!r} is refused: {error}") from error
+
+
+def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = None) -> PreTrainedModel:
+    """The stock base model without its pooler (that is the heads'), every weight from the checkpoint, in float32.
+
+    A checkpoint stored in half precision is widened: training needs weights that can take small steps.
+
+    Raises:
+        UserError: if there is no safetensors checkpoint, or it lacks weights of the encoder.
+    """
+    source = encoder_source(encoder)
+    if config.model_type not in TESTED:
+        logger.warning(
+            "encoder %s: hf_mtl has not been checked against the stock models of type %r; compare the answers of "
+            "model.task_model(...) with the model's own",
+            encoder,
+            config.model_type,
+        )
+    try:
+        with quiet_loading():
+            model, info = AutoModel.from_pretrained(
+                source,
+                config=config,
+                revision=revision or "main",
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"encoder {encoder}: {_reason(source, error)}") from error
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler"))
+    shapes = sorted(f"{name} ({list(found)}, not {list(wanted)})" for name, found, wanted in info["mismatched_keys"])
+    if missing or shapes:
+        what = f"has no weights {_some(missing)}" if missing else f"has weights of another shape: {_some(shapes)}"
+        raise UserError(
+            f"encoder {encoder}: the checkpoint {what}; it does not fit the {config.model_type} config "
+            "(or encoder_config changes a size): take a complete checkpoint"
+        )
+    drop_pooler(model)
+    return model
+
+
+def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str | None = None) -> PreTrainedModel:
+    """A task's head as `AutoModelFor….from_pretrained(encoder)` would begin it.
+
+    What the checkpoint holds for the head is loaded, the rest is initialised by the stock class from torch's global
+    generator. Where the checkpoint's classifier was made for another number of labels, stock loading stops unless
+    `ignore_mismatched_sizes` is set; here it is always set, since the tasks of one run have their own label lists,
+    and what is not taken over is logged.
+
+    Args:
+        encoder: Hub id, folder or `package://…`.
+        task: the task.
+        config: the encoder's config.
+        revision: of a Hub repository.
+    """
+    stock = stock_class(task, config)
+    with quiet_loading():
+        head, info = head_class(stock).from_pretrained(
+            encoder_source(encoder),
+            config=head_config(task, config),
+            revision=revision or "main",
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    if info["mismatched_keys"]:
+        names = sorted(name for name, _, _ in info["mismatched_keys"])
+        logger.warning("task %s: %s of %s are for other labels; initialised anew", task.name, ", ".join(names), encoder)
+    head.config.name_or_path = ""
+    return head
+
+
+def drop_pooler(model: PreTrainedModel) -> None:
+    """Take the pooler off a base model: stock heads that pool own theirs."""
+    for name in ("pooler", "pooler_activation"):
+        if isinstance(getattr(model, name, None), nn.Module):
+            setattr(model, name, None)
+
+
+class _NoLoadReport(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from reporting each inner load; everything else it logs, and all errors, come through."""
+    report = logging.getLogger("transformers.modeling_utils")
+    silence = _NoLoadReport()
+    bars = transformers_logging.is_progress_bar_enabled()
+    report.addFilter(silence)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        report.removeFilter(silence)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _reason(source: str, error: Exception) -> str:
+    """Why a source could not be loaded, and what to do about it."""
+    folder = Path(source)
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text or "custom code" in text:
+        return "it needs code from its repository, which hf_mtl never runs; choose an encoder that transformers knows"
+    if folder.is_dir():
+        names = {file.name for file in folder.iterdir()}
+        if "config.json" not in names:
+            return "the folder has no config.json; give the folder of a stock checkpoint"
+        if not any(name.endswith(".safetensors") for name in names):
+            pickles = [name for name in sorted(names) if name.endswith((".bin", ".pt", ".ckpt"))]
+            held = f" ({', '.join(pickles)} is a pickle, which can run code)" if pickles else ""
+            return (
+                f"the folder has no safetensors weights{held}; load it with transformers where you trust it and "
+                "write it again with save_pretrained"
+            )
+    elif source.startswith((".", "/", "~")) or source.count("/") > 1:
+        return "there is no such folder"
+    elif "safetensors" in text:
+        return (
+            "the repository has no safetensors weights, and pickles are never read; choose another repository, or "
+            "load it with transformers where you trust it and write it with save_pretrained"
+        )
+    return f"cannot be loaded: {text}"
