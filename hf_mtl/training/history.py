@@ -1,0 +1,90 @@
+"""`history.jsonl`: an object per logging step and one per evaluation."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hf_mtl.training.step import StepResult
+
+
+class StepLog:
+    """Sums over the steps since the last logging step.
+
+    Args:
+        loss_weights: by task.
+    """
+
+    def __init__(self, loss_weights: dict[str, float]) -> None:
+        self.loss_weights = loss_weights
+        self.rows_seen: Counter[str] = Counter(dict.fromkeys(loss_weights, 0))
+        self._clear()
+
+    def _clear(self) -> None:
+        self.steps, self.rows, self.tokens, self.seconds, self.loss = 0, 0, 0, 0.0, 0.0
+        self.task_loss: dict[str, list[float]] = {task: [] for task in self.loss_weights}
+        self.grad_norm = 0.0
+
+    def add(self, result: StepResult, seconds: float) -> None:
+        counts = result.counts
+        self.steps += 1
+        self.seconds += seconds
+        self.rows += counts.rows
+        self.tokens += counts.tokens
+        self.grad_norm = result.grad_norm
+        for task, loss_sum in result.loss_sums.items():
+            self.rows_seen[task] += counts.sequences[task]
+            if counts.items[task]:
+                self.task_loss[task].append(loss_sum / counts.items[task])
+                self.loss += counts.share(task, self.loss_weights[task]) * loss_sum
+
+    def entry(self, step: int, epoch: float, learning_rate: float) -> dict[str, Any]:
+        """The object of a logging step: means since the last one; the sums start anew."""
+        seconds = max(self.seconds, 1e-9)
+        entry = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            "loss": self.loss / max(self.steps, 1),
+            "task_loss": {task: sum(losses) / len(losses) for task, losses in self.task_loss.items() if losses},
+            "rows_seen": dict(self.rows_seen),
+            "learning_rate": learning_rate,
+            "grad_norm": self.grad_norm,
+            "rows_per_second": round(self.rows / seconds, 2),
+            "tokens_per_second": round(self.tokens / seconds, 2),
+        }
+        self._clear()
+        return entry
+
+
+class History:
+    """Appends objects to `history.jsonl`, each as a whole line; None for a process that writes nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._file = None if path is None else path.open("w", encoding="utf-8")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        self.entries.append(entry)
+        if self._file is not None:
+            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Stopwatch:
+    """Seconds of training alone: stopped during evaluation."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        return seconds
+
+    def restart(self) -> None:
+        self._since = time.perf_counter()

@@ -1,0 +1,65 @@
+"""One optimizer step: forward and backward over its micro-batches, clipping, update."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.training.loss import StepCounts, count_step, drop_absent_gradients, micro_batch_loss
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves for the log.
+
+    Args:
+        counts: its items and sequences.
+        loss_sums: S_t, the sum of the items' losses by task, over all micro-batches and processes.
+        grad_norm: the norm of the gradient before clipping.
+    """
+
+    counts: StepCounts
+    loss_sums: dict[str, float]
+    grad_norm: float
+
+
+def train_step(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    loss_weights: Mapping[str, float],
+    max_grad_norm: float,
+) -> StepResult:
+    """Runs one optimizer step.
+
+    Args:
+        model: the prepared `MultiTaskModel`.
+        batches: this process's micro-batches, on its device; as many on every process.
+        optimizer: the prepared optimizer.
+        accelerator: made with `gradient_accumulation_steps=1`: its `backward` would divide by more.
+        loss_weights: by task.
+        max_grad_norm: clips the gradient's norm; 0 leaves it as it is.
+    """
+    inner: MultiTaskModel = accelerator.unwrap_model(model)
+    counts = count_step(batches, inner.tasks, accelerator)
+    sums = torch.zeros(len(inner.tasks), device=accelerator.device)
+    if not counts.rows:
+        return StepResult(counts, dict.fromkeys(inner.tasks, 0.0), 0.0)
+    for number, batch in enumerate(batches, start=1):
+        with nullcontext() if number == len(batches) else accelerator.no_sync(model):
+            loss_sums = model(**batch).loss_sums
+            accelerator.backward(micro_batch_loss(loss_sums, counts, loss_weights, accelerator.num_processes))
+        sums += torch.stack([loss_sums[task].detach().float() for task in inner.tasks])
+    drop_absent_gradients(inner.heads, counts)
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf"))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    total = accelerator.reduce(sums, reduction="sum") if accelerator.num_processes > 1 else sums
+    return StepResult(counts, dict(zip(inner.tasks, total.tolist(), strict=True)), float(norm))
