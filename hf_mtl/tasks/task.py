@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import evaluate
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.tasks.labels import LabelError, label_name, shown
@@ -112,6 +113,15 @@ class Task(ABC):
             "label2id": {label: index for index, label in enumerate(labels)},
             "problem_type": self.spec.problem_type,
         }
+
+    @classmethod
+    @abstractmethod
+    def stock_spec(cls, name: str, config: PreTrainedConfig) -> TaskSpec:
+        """What the config of a stock model of this type says of its task; the name is given.
+
+        Raises:
+            ValueError: if it is a task that this type does not have.
+        """
 
     @classmethod
     @abstractmethod

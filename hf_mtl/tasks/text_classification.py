@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, TextClassificationPipeline
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, TextClassificationPipeline
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.metrics.multi_label import MultiLabelMetric
@@ -35,6 +35,20 @@ class TextClassification(Task):
         MULTI: ("f1_micro", "f1_macro", "exact_match"),
         REGRESSION: ("spearman", "pearson", "rmse"),
     }
+
+    @classmethod
+    def stock_spec(cls, name: str, config: PreTrainedConfig) -> TaskSpec:
+        problem_type = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
+        if problem_type == REGRESSION and config.num_labels != 1:
+            raise ValueError(f"{name}: a regression with {config.num_labels} values; hf_mtl has one value a task")
+        labels = [config.id2label[place] for place in range(config.num_labels)]
+        return TaskSpec(
+            name=name,
+            task_type="text-classification",
+            problem_type=problem_type,
+            label_list=None if problem_type == REGRESSION else labels,
+            threshold=0.5 if problem_type == MULTI else None,
+        )
 
     @classmethod
     def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:

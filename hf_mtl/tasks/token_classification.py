@@ -10,7 +10,7 @@ import evaluate
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForTokenClassification, TokenClassificationPipeline
+from transformers import AutoModelForTokenClassification, PreTrainedConfig, TokenClassificationPipeline
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.metrics.spans import SpanMetric
@@ -33,6 +33,13 @@ class TokenClassification(Task):
         "BIO": ("f1", "precision", "recall", "accuracy"),
         "none": ("f1_macro", "accuracy"),
     }
+
+    @classmethod
+    def stock_spec(cls, name: str, config: PreTrainedConfig) -> TaskSpec:
+        labels = [config.id2label[place] for place in range(config.num_labels)]
+        # The labels of any scheme have prefixes; those of a model that never gives B- (IOB1) too.
+        scheme = "BIO" if any(split_tag(label)[0] for label in labels) else "none"
+        return TaskSpec(name=name, task_type="token-classification", label_list=labels, tag_scheme=scheme)
 
     @classmethod
     def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
