@@ -51,13 +51,14 @@ class Answer(NamedTuple):
     """A row's outcome in evaluation.
 
     `score` is the model's confidence in its prediction, from 0 to 1; `scores` are those of all labels, where the
-    prediction depends on a threshold.
+    prediction depends on a threshold. Where words are tagged, `words` are the places of those with a tag.
     """
 
     prediction: Any
     reference: Any
     score: float
     scores: Sequence[float] | None = None
+    words: Sequence[int] | None = None
 
 
 Cells = Callable[[], Iterator[Any]]

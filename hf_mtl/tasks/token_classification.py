@@ -153,7 +153,8 @@ class TokenClassification(Task):
                     found.append((word, predicted, labels[tag], score))
         found.sort()
         score = min((entry[3] for entry in found), default=1.0)
-        return Answer([entry[1] for entry in found], [entry[2] for entry in found], score)
+        words, predictions = [entry[0] for entry in found], [entry[1] for entry in found]
+        return Answer(predictions, [entry[2] for entry in found], score, words=words)
 
     def metric(self) -> evaluate.Metric:
         return (SpanMetric if self.spec.tag_scheme == "BIO" else TagMetric)(self.spec.label_list or [])
