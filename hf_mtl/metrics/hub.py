@@ -1,12 +1,15 @@
 """Metrics that a run file names by their place on the Hub, beside the built-in ones."""
 
+from functools import cache
+
 import evaluate
 
 from hf_mtl.errors import UserError
 
 
+@cache
 def hub_metric(name: str) -> evaluate.Metric:
-    """A metric of the Hub ("user/metric") or of a folder ("./my_metric"); its code runs on this machine.
+    """A metric of the Hub ("user/metric") or of a folder ("./my_metric"), loaded once; its code runs on this machine.
 
     It gets what the built-in metric of the task gets: label ids, lists of 0 and 1, numbers or lists of tags.
 
