@@ -1,0 +1,540 @@
+"""The plan: which sequences make which step, on which process."""
+
+import random
+from collections import Counter
+from dataclasses import fields
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_mtl.batching.draws import STRATEGIES, Unit, quotas, shares, units
+from hf_mtl.batching.plan import EpochPlan, count_steps, plan
+
+MEANS = {"chat": 25, "tweets": 18, "news": 60}
+GOLDEN_DRAWS = [8, 1, 4, 9, 5, 2, 6, 0, 7, 3, 7, 8, 4, 9, 1, 0, 3, 5, 6, 2]
+GOLDEN_PLAN = [(0, 0), (1, 1), (1, 0), (0, 1), (0, 2)]
+OPTIONS = {"temperature": {"temperature": 2.0}}
+PLANS = st.fixed_dictionaries(
+    {
+        "sizes": st.lists(st.integers(1, 50), min_size=1, max_size=4),
+        "seed": st.integers(0, 2**40),
+        "epoch": st.integers(0, 100),
+        "step_size": st.integers(1, 13),
+        "pool_size": st.integers(1, 5),
+        "batch": st.sampled_from(["mixed", "single_task"]),
+    }
+)
+
+
+def corpus(sizes, tasks=1):
+    """Items and lengths of data sets a, b, c, …; data set a has the tasks a0, a1, …."""
+    names = [chr(ord("a") + place) for place in range(len(sizes))]
+    numbers = np.random.default_rng(sum(sizes))
+    items = {
+        name: {f"{name}{task}": np.ones(size, dtype=np.int32) for task in range(tasks)}
+        for name, size in zip(names, sizes, strict=True)
+    }
+    return items, [numbers.integers(3, 70, size=size) for size in sizes]
+
+
+def active(items):
+    return [task for tasks in items.values() for task in tasks]
+
+
+def planned(
+    sizes, *, seed=0, epoch=0, draws=None, step_size=8, strategy="proportional", batch="mixed", pool_size=1, **options
+):
+    items, lengths = corpus(sizes)
+    taking_turns = units(items, active(items), batch)
+    return plan(
+        seed,
+        epoch,
+        taking_turns,
+        draws or {},
+        lengths,
+        step_size,
+        strategy,
+        batch=batch,
+        pool_size=pool_size,
+        **options,
+    )
+
+
+def options_of(strategy, sizes):
+    weights = {chr(ord("a") + place): place + 1 for place in range(len(sizes))}
+    return {"temperature": {"temperature": 2.0}, "weights": {"weights": weights}}.get(strategy, {})
+
+
+def pairs(draws):
+    return [tuple(pair) for pair in draws.tolist()]
+
+
+def drawn(epoch_plan):
+    return list(zip(epoch_plan.places.tolist(), epoch_plan.sequences.tolist(), strict=True))
+
+
+def same(one, two):
+    return all(
+        np.array_equal(getattr(one, field.name), getattr(two, field.name))
+        if isinstance(getattr(one, field.name), np.ndarray)
+        else getattr(one, field.name) == getattr(two, field.name)
+        for field in fields(EpochPlan)
+    )
+
+
+def everything(sizes):
+    return Counter((place, index) for place, size in enumerate(sizes) for index in range(size))
+
+
+# Streams of draws
+
+
+@given(st.integers(1, 30), st.integers(0, 200), st.integers(0, 100), st.integers(0, 5))
+def test_a_draw_does_not_depend_on_which_draws_are_asked_for(size, start, count, seed):
+    unit = Unit("a", "a", 0, ("a0",), np.arange(size))
+    assert np.array_equal(unit.draws(seed, start, start + count), unit.draws(seed, 0, start + count)[start:])
+
+
+def test_every_pass_is_a_permutation_of_its_own():
+    unit = Unit("a", "a", 0, ("a0",), np.arange(50, 90))
+    passes = unit.draws(3, 0, 40 * 20).reshape(20, 40)
+    assert all(sorted(order) == list(range(50, 90)) for order in passes.tolist())
+    assert len({tuple(order) for order in passes.tolist()}) == 20
+    assert not np.array_equal(unit.draws(4, 0, 40), passes[0])
+
+
+def test_every_order_of_a_pass_comes_up_equally_often():
+    unit = Unit("a", "a", 0, ("a0",), np.arange(3))
+    counts = Counter(map(tuple, unit.draws(0, 0, 3 * 6000).reshape(-1, 3).tolist()))
+    assert len(counts) == 6
+    assert max(abs(count - 1000) for count in counts.values()) < 120
+
+
+def test_two_units_of_the_same_size_draw_in_different_orders():
+    one, two = (Unit(name, name, 0, ("t",), np.arange(40)) for name in ("a", "b"))
+    assert not np.array_equal(one.draws(0, 0, 40), two.draws(0, 0, 40))
+
+
+def test_the_draws_of_a_seed_stay_what_they_are():
+    # On another machine, another numpy or with another hash seed a resumed run must meet these same draws.
+    unit = Unit("数据", "数据", 0, ("t",), np.arange(10))
+    assert unit.draws(42, 0, 20).tolist() == GOLDEN_DRAWS
+    assert drawn(planned([3, 2], seed=42, step_size=2, pool_size=2)) == GOLDEN_PLAN
+
+
+# Units
+
+
+def test_a_unit_has_the_sequences_with_an_item_of_an_active_task():
+    items = {"a": {"x": np.array([1, 0, 0, 3]), "y": np.array([0, 2, 0, 1])}, "b": {"z": np.array([0, 0])}}
+    (unit,) = units(items, ["x", "y", "z"])
+    assert (unit.name, unit.place, unit.tasks, unit.sequences.tolist()) == ("a", 0, ("x", "y"), [0, 1, 3])
+    (unit,) = units(items, ["y"])
+    assert (unit.tasks, unit.sequences.tolist()) == (("y",), [1, 3])
+
+
+def test_a_unit_of_single_task_is_a_task_of_a_data_set():
+    items = {"empty": {"w": np.zeros(3)}, "a": {"x": np.array([1, 0, 0, 3]), "y": np.array([0, 2, 0, 1])}}
+    found = units(items, ["w", "x", "y"], "single_task")
+    assert [(unit.name, unit.dataset, unit.place, unit.tasks) for unit in found] == [
+        ("a/x", "a", 1, ("x",)),
+        ("a/y", "a", 1, ("y",)),
+    ]
+    assert [unit.sequences.tolist() for unit in found] == [[0, 3], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("active", ({"a": {"x": np.ones(2)}}, ["y"])),
+        ("active", ({"a": {"x": np.ones(2)}}, "x")),
+        ("items", ({"a": {"x": np.ones(2), "y": np.ones(3)}}, ["x"])),
+        ("batch", ({"a": {"x": np.ones(2)}}, ["x"], "both")),
+    ],
+)
+def test_units_that_cannot_be_made_name_the_argument(name, arguments):
+    with pytest.raises(ValueError, match=f"^{name}"):
+        units(*arguments)
+
+
+# Shares
+
+
+def test_quotas_are_exact_by_largest_remainder():
+    assert quotas([Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], 10) == [5, 3, 2]
+    assert quotas([Fraction(1, 3)] * 3, 10) == [4, 3, 3]
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=6), st.integers(0, 10**6), st.floats(0.05, 50))
+def test_quotas_add_up_and_differ_from_the_shares_by_less_than_one(sizes, total, temperature):
+    taking_turns = [Unit(str(size), str(size), 0, ("t",), range(size)) for size in sizes]
+    parts = shares(taking_turns, "temperature", temperature)
+    found = quotas(parts, total)
+    assert sum(found) == total
+    assert all(abs(quota - part * total) < 1 for quota, part in zip(found, parts, strict=True))
+
+
+@pytest.mark.parametrize("batch", ["mixed", "single_task"])
+@pytest.mark.parametrize("pool_size", [1, 3])
+def test_temperature_shares_draws_by_the_root_of_the_size(batch, pool_size):
+    found = planned([900, 100], strategy="temperature", temperature=2.0, batch=batch, step_size=10, pool_size=pool_size)
+    assert Counter(found.places.tolist()) == {0: 750, 1: 250}
+
+
+def test_weights_share_draws_as_given_whatever_the_sizes():
+    found = planned([70, 900, 30], strategy="weights", weights={"a": 2, "b": 1, "c": 5})
+    assert Counter(found.places.tolist()) == {0: 250, 1: 125, 2: 625}
+
+
+def test_a_data_sets_weight_is_split_equally_among_its_tasks():
+    items, lengths = corpus([80, 80], tasks=2)
+    del items["b"]["b1"]
+    taking_turns = units(items, active(items), "single_task")
+    found = plan(
+        0, 0, taking_turns, {}, lengths, 2, "weights", weights={"a": 1, "b": 1}, batch="single_task", pool_size=3
+    )
+    assert Counter(step.tasks for step in found) == {("a0",): 30, ("a1",): 30, ("b0",): 60}
+
+
+def test_who_draws_when_is_shuffled_by_seed_and_epoch():
+    orders = [planned([50, 50], seed=seed, epoch=epoch).places.tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(20 < sum(order[:50]) < 30 for order in orders)
+
+
+def test_round_robin_takes_strict_turns_in_the_order_of_the_data_sets():
+    found = planned([50, 5, 20], strategy="round_robin", step_size=6)
+    assert all(Counter(step.sequences[:, 0].tolist()) == {0: 2, 1: 2, 2: 2} for step in list(found)[:-1])
+    found = planned([50, 5, 20], strategy="round_robin", step_size=1)
+    assert found.places.tolist() == [0, 1, 2] * 25
+
+
+def test_round_robin_of_single_task_takes_turns_by_step():
+    found = planned([50, 5, 20], strategy="round_robin", step_size=6, batch="single_task")
+    assert [step.tasks for step in found] == [("a0",), ("b0",), ("c0",)] * 4 + [("a0",)]
+    assert [len(step) for step in found] == [6] * 12 + [3]
+
+
+# Epochs
+
+
+@given(PLANS)
+@settings(max_examples=60, deadline=None)
+def test_proportional_is_every_sequence_exactly_once_the_short_steps_included(arguments):
+    sizes = arguments.pop("sizes")
+    found = planned(sizes, **arguments)
+    for processes in (1, 2, 3):
+        read = Counter(
+            pair
+            for step in found
+            for rank in range(processes)
+            for batch in step.micro_batches(rank, processes, per_device=2)
+            for pair in pairs(batch)
+        )
+        assert read == everything(sizes)
+
+
+@given(PLANS, st.lists(st.integers(0, 500), min_size=4, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_proportional_is_every_sequence_exactly_once_whatever_was_drawn_before(arguments, before):
+    # Another number of active tasks may have left a unit anywhere.
+    sizes = arguments.pop("sizes")
+    names = [chr(ord("a") + place) for place in range(len(sizes))]
+    names += [f"{name}/{name}0" for name in names]
+    found = planned(sizes, draws=dict(zip(names, before * 2, strict=False)), **arguments)
+    assert Counter(drawn(found)) == everything(sizes)
+
+
+@given(PLANS, st.sampled_from(STRATEGIES))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_has_as_many_sequences_as_the_units_and_only_full_steps_before_the_short_ones(arguments, strategy):
+    sizes = arguments.pop("sizes")
+    found = planned(sizes, strategy=strategy, **arguments, **options_of(strategy, sizes))
+    lengths = [len(step) for step in found]
+    assert sum(lengths) == sum(sizes)
+    full = lengths.count(arguments["step_size"])
+    assert lengths[:full] == [arguments["step_size"]] * full
+    shorts = len(lengths) - full
+    apart = arguments["batch"] == "single_task" and strategy == "proportional"
+    assert shorts == (sum(size % arguments["step_size"] > 0 for size in sizes) if apart else shorts)
+    assert apart or shorts <= 1
+    items, _ = corpus(sizes)
+    taking_turns = units(items, active(items), arguments["batch"])
+    assert count_steps(taking_turns, arguments["step_size"], strategy, arguments["batch"]) == len(found)
+
+
+@pytest.mark.parametrize("batch", ["mixed", "single_task"])
+@pytest.mark.parametrize("strategy", ["round_robin", "temperature", "weights"])
+def test_small_sets_start_fresh_permutations_and_large_ones_go_on_in_the_next_epoch(strategy, batch):
+    sizes = [200, 7]
+    draws, seen = {}, {0: [], 1: []}
+    for epoch in range(5):
+        found = planned(
+            sizes, epoch=epoch, draws=draws, strategy=strategy, batch=batch, step_size=1, **options_of(strategy, sizes)
+        )
+        for place, sequence in drawn(found):
+            seen[place].append(sequence)
+        draws = found.draws
+    assert list(draws.values()) == [len(seen[0]), len(seen[1])]
+    for place, size in enumerate(sizes):
+        passes = [tuple(seen[place][start : start + size]) for start in range(0, len(seen[place]), size)]
+        assert len(passes) > 1
+        assert all(sorted(order) == list(range(size)) for order in passes[:-1])
+        assert len(set(passes)) > 0.9 * len(passes)  # two of 7! orders may be the same
+        assert len(set(passes[-1])) == len(passes[-1])
+
+
+@given(PLANS, st.sampled_from(STRATEGIES))
+@settings(max_examples=40, deadline=None)
+def test_an_epoch_planned_alone_from_its_draws_equals_the_one_planned_after_the_others(arguments, strategy):
+    sizes = arguments.pop("sizes")
+    arguments |= {"strategy": strategy, **options_of(strategy, sizes)}
+    arguments.pop("epoch")
+    draws, kept = {}, []
+    for epoch in range(3):
+        kept.append((epoch, draws, planned(sizes, epoch=epoch, draws=draws, **arguments)))
+        draws = kept[-1][2].draws
+    for epoch, start, before in reversed(kept):
+        assert same(planned(sizes, epoch=epoch, draws=start, **arguments), before)
+
+
+@pytest.mark.parametrize("batch", ["mixed", "single_task"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_seed_and_epoch_change_the_plan_and_the_same_arguments_do_not(strategy, batch):
+    arguments = {"strategy": strategy, "batch": batch, "pool_size": 2, **options_of(strategy, [90, 40])}
+    first = planned([90, 40], **arguments)
+    assert same(first, planned([90, 40], **arguments))
+    assert drawn(first) != drawn(planned([90, 40], seed=1, **arguments))
+    assert drawn(first) != drawn(planned([90, 40], epoch=1, **arguments))
+
+
+def test_draws_of_units_that_do_not_take_part_are_handed_on():
+    assert planned([5], draws={"gone": 3, "a": 5}).draws == {"gone": 3, "a": 10}
+
+
+def test_planning_touches_no_global_random_state_and_no_argument():
+    items, lengths = corpus([40, 30])
+    taking_turns, draws = units(items, active(items)), {"a": 40}
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    found = plan(0, 1, taking_turns, draws, lengths, 8)
+    for step in found:
+        step.micro_batches(0, 2, 2)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert draws == {"a": 40}
+    assert taking_turns[0].sequences.tolist() == list(range(40))
+
+
+def test_a_step_of_single_task_reads_one_task_of_one_data_set_and_only_sequences_with_an_item_of_it():
+    numbers = np.random.default_rng(0)
+    items = {name: {f"{name}{task}": numbers.integers(0, 2, 60) for task in range(2)} for name in "ab"}
+    lengths = [numbers.integers(3, 40, 60) for _ in items]
+    for strategy in ("proportional", "round_robin", "temperature"):
+        found = plan(
+            0,
+            0,
+            units(items, active(items), "single_task"),
+            {},
+            lengths,
+            7,
+            strategy,
+            **OPTIONS.get(strategy, {}),
+            batch="single_task",
+            pool_size=3,
+        )
+        read = Counter()
+        for step in found:
+            (task,) = step.tasks
+            assert {"ab"[place] for place in step.sequences[:, 0]} == {task[0]}
+            assert all(items[task[0]][task][index] for index in step.sequences[:, 1])
+            read.update((task, index) for index in step.sequences[:, 1].tolist())
+        if strategy == "proportional":
+            assert read == Counter(
+                (task, index)
+                for name in "ab"
+                for task, counts in items[name].items()
+                for index in np.flatnonzero(counts)
+            )
+
+
+def test_a_mixed_step_reads_all_active_tasks():
+    items, lengths = corpus([20, 20], tasks=2)
+    found = plan(0, 0, units(items, ["a0", "b0", "b1"]), {}, lengths, 8)
+    assert {step.tasks for step in found} == {("a0", "b0", "b1")}
+
+
+# Pooling
+
+
+def realistic():
+    numbers = np.random.default_rng(5)
+    lengths = [(2 + numbers.gamma(4, (mean - 2) / 4, 3000)).astype(np.int32) for mean in MEANS.values()]
+    items = {name: {f"{name}_task": np.ones(3000, dtype=np.int32)} for name in MEANS}
+    return units(items, active(items)), lengths
+
+
+def in_a_row(count, taking_turns, lengths, step_size, **arguments):
+    draws = {}
+    for epoch in range(count):
+        found = plan(0, epoch, taking_turns, draws, lengths, step_size, **arguments)
+        draws = found.draws
+        yield found
+
+
+def lengths_of(step, lengths):
+    return np.array([lengths[place][index] for place, index in step.sequences])
+
+
+def padding(found, lengths):
+    by_step = [lengths_of(step, lengths) for step in found]
+    return 1 - sum(each.sum() for each in by_step) / sum(each.max() * len(each) for each in by_step)
+
+
+def test_pooling_lowers_padding_and_keeps_the_draws():
+    taking_turns, lengths = realistic()
+    plain, pooled = (plan(0, 0, taking_turns, {}, lengths, 32, pool_size=pool) for pool in (1, 64))
+    assert Counter(drawn(plain)) == Counter(drawn(pooled))
+    assert padding(plain, lengths) > 0.5
+    assert padding(pooled, lengths) < 0.07
+
+
+def test_pooled_steps_mix_data_sets_where_their_lengths_overlap_and_differ_every_epoch():
+    taking_turns, lengths = realistic()
+    epochs = list(in_a_row(2, taking_turns, lengths, 32, pool_size=64))
+    mixed = [np.mean([len(set(step.sequences[:, 0].tolist())) > 1 for step in found]) for found in epochs]
+    assert min(mixed) > 0.8
+    made = [{tuple(sorted(pairs(step.sequences))) for step in found} for found in epochs]
+    assert len(made[0] & made[1]) == 0
+
+
+def test_draws_of_equal_length_are_mixed_at_random_in_a_pool():
+    items, _ = corpus([400, 400])
+    lengths = [np.full(400, 9), np.full(400, 9)]
+    found = plan(0, 0, units(items, active(items)), {}, lengths, 20, pool_size=10)
+    assert all(3 <= step.sequences[:, 0].sum() <= 17 for step in found)
+
+
+def test_pooled_steps_are_not_in_the_order_of_their_lengths():
+    taking_turns, lengths = realistic()
+    found = plan(0, 0, taking_turns, {}, lengths, 32, pool_size=64)
+    longest = [lengths_of(step, lengths).max() for step in found][:64]
+    assert abs(np.corrcoef(longest, range(64))[0, 1]) < 0.4
+
+
+def test_the_short_step_comes_last_and_is_of_any_length():
+    items, lengths = corpus([83])
+    places = []
+    for found in in_a_row(60, units(items, active(items)), lengths, 20, pool_size=8):
+        assert [len(step) for step in found] == [20, 20, 20, 20, 3]
+        means = [lengths_of(step, lengths).mean() for step in found]
+        places.append(sorted(means).index(means[-1]))
+    assert set(places) == {0, 1, 2, 3, 4}
+    assert max(Counter(places).values()) < 30
+
+
+# Processes
+
+
+@given(PLANS, st.integers(1, 4), st.integers(1, 4), st.sampled_from(STRATEGIES))
+@settings(max_examples=60, deadline=None)
+def test_the_processes_parts_of_a_step_are_the_step(arguments, processes, per_device, strategy):
+    sizes = arguments.pop("sizes")
+    for step in planned(sizes, strategy=strategy, **arguments, **options_of(strategy, sizes)):
+        parts = [step.micro_batches(rank, processes, per_device) for rank in range(processes)]
+        assert len({len(part) for part in parts}) == 1
+        assert len(parts[0]) == -(-len(step) // (per_device * processes))
+        together = Counter(pair for part in parts for batch in part for pair in pairs(batch))
+        assert together == Counter(pairs(step.sequences))
+        for batches in zip(*parts, strict=True):
+            counts = [len(batch) for batch in batches]
+            assert max(counts) <= per_device
+            assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_get_nearly_equal_tokens(processes):
+    taking_turns, lengths = realistic()
+    for pool_size in (1, 64):
+        for step in list(plan(0, 0, taking_turns, {}, lengths, 48, pool_size=pool_size))[:-1]:
+            parts = [step.micro_batches(rank, processes, 4) for rank in range(processes)]
+            for batches in zip(*parts, strict=True):
+                found = [np.array([lengths[place][index] for place, index in batch]) for batch in batches]
+                tokens = [each.sum() for each in found]
+                assert max(tokens) - min(tokens) <= max(map(max, found)) - min(map(min, found))
+
+
+def test_a_piece_is_dealt_in_snake_order_longest_first():
+    items, _ = corpus([12])
+    found = plan(0, 0, units(items, active(items)), {}, [np.arange(12, 0, -1)], 12)
+    first, second = (found[0].micro_batches(rank, 2, 4) for rank in range(2))
+    assert [batch[:, 1].tolist() for batch in first] == [[0, 3, 4, 7], [8, 11]]
+    assert [batch[:, 1].tolist() for batch in second] == [[1, 2, 5, 6], [9, 10]]
+
+
+def test_a_short_step_may_leave_a_process_an_empty_micro_batch():
+    found = planned([9], step_size=8)
+    parts = [found[1].micro_batches(rank, 2, 4) for rank in range(2)]
+    assert [[batch.shape for batch in part] for part in parts] == [[(1, 2)], [(0, 2)]]
+
+
+# Hard input
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("seed", {"seed": 0.5}),
+        ("epoch", {"epoch": -1}),
+        ("step_size", {"step_size": 0}),
+        ("step_size", {"step_size": 8.0}),
+        ("pool_size", {"pool_size": 0}),
+        ("strategy", {"strategy": "random"}),
+        ("temperature", {"strategy": "temperature"}),
+        ("temperature", {"strategy": "temperature", "temperature": 0}),
+        ("temperature", {"strategy": "temperature", "temperature": float("nan")}),
+        ("temperature", {"temperature": 2}),
+        ("weights", {"strategy": "weights"}),
+        ("weights", {"strategy": "weights", "weights": {"a": 1}}),
+        ("weights", {"strategy": "weights", "weights": {"a": 1, "b": 0}}),
+        ("weights", {"weights": {"a": 1, "b": 1}}),
+        ("draws_so_far", {"draws_so_far": {"a": -1}}),
+        ("units", {"units": ()}),
+        ("units", {"units": [Unit("a", "a", 0, ("t",), np.arange(3))] * 2}),
+        ("units", {"units": [Unit("a", "a", 0, ("t",), np.arange(0))]}),
+        ("units", {"units": [Unit("a", "a", 0, ("t", "u"), np.arange(3))], "batch": "single_task"}),
+        ("lengths", {"lengths": [np.ones(10)]}),
+        ("lengths", {"lengths": [np.ones(10), np.ones(9)]}),
+        ("batch", {"batch": "both"}),
+    ],
+)
+def test_hard_input_is_refused_by_the_name_of_the_argument(name, change):
+    items, lengths = corpus([10, 10])
+    arguments = {
+        "seed": 0,
+        "epoch": 0,
+        "units": units(items, active(items)),
+        "draws_so_far": {},
+        "lengths": lengths,
+        "step_size": 4,
+    }
+    with pytest.raises(ValueError, match=f"^{name}"):
+        plan(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("rank", (2, 2, 4)), ("rank", (-1, 2, 4)), ("processes", (0, 0, 4)), ("per_device", (0, 1, 0))],
+)
+def test_micro_batches_of_a_process_that_does_not_exist_are_refused(name, arguments):
+    with pytest.raises(ValueError, match=f"^{name}"):
+        planned([9])[0].micro_batches(*arguments)
+
+
+def test_steps_beyond_the_epoch_are_refused():
+    found = planned([9], step_size=8)
+    assert len(list(found)) == len(found) == 2
+    with pytest.raises(IndexError):
+        found[2]
