@@ -1,5 +1,6 @@
 """MultiTaskConfig: what the `config.json` of a multi-task model says."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -12,6 +13,8 @@ from hf_mtl.tasks.task import TaskSpec
 from hf_mtl.tasks.types import TASK_TYPES
 
 FORMAT_VERSION = 1
+STOCK_KEY = "hf_mtl_task"
+"""Where the config of a stock task model keeps what only a multi-task model has a place for."""
 
 
 class MultiTaskConfig(PreTrainedConfig):
@@ -70,6 +73,17 @@ def _encoder_config(entries: Mapping[str, Any]) -> PreTrainedConfig:
         return AutoConfig.for_model(model_type, **entries)
     except ValueError as error:
         raise UserError(f"encoder_config: the installed transformers has no encoder of type {model_type!r}") from error
+
+
+def bare(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy of a stock config that says nothing of a task, as the encoder's own config does not."""
+    config = copy.deepcopy(config)
+    for key in (STOCK_KEY, "finetuning_task"):
+        if hasattr(config, key):
+            delattr(config, key)
+    config.id2label = config.label2id = config.problem_type = config.architectures = None
+    config.num_labels = 2  # transformers' default, which it does not write
+    return config
 
 
 def task_specs(tasks: Sequence[Mapping[str, Any]]) -> list[TaskSpec]:

@@ -1,6 +1,5 @@
 """Stock checkpoints in: the encoder, and what a checkpoint holds for a new head."""
 
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,39 +13,19 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from hf_mtl.errors import UserError
+from hf_mtl.modeling.configuration import bare
 from hf_mtl.modeling.heads import head_class, head_config, stock_class
+from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = "package://"
 TESTED = {
     "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "qwen3", "roberta", "xlm-roberta",
 }  # fmt: skip
 """Encoder types whose heads the tests hold against the stock models."""
 OURS = {"architectures", "dtype", "id2label", "label2id", "model_type", "num_labels", "problem_type"}
 """Entries of an encoder's config that the model sets itself."""
-
-
-def encoder_source(encoder: str) -> str:
-    """What transformers can load for an encoder as the user wrote it.
-
-    `package://name/folder` is a folder in an installed package, which is found without importing it.
-
-    Raises:
-        UserError: if there is no such package or folder.
-    """
-    if not encoder.startswith(PACKAGE):
-        return encoder
-    package, _, folder = encoder.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"encoder {encoder}: there is no installed package {package!r}; install it or fix the name")
-    places = [Path(root, folder) for root in spec.submodule_search_locations]
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise UserError(f"encoder {encoder}: the package {package} has no folder {folder!r}")
-    return str(found)
 
 
 def load_encoder_config(
@@ -64,6 +43,7 @@ def load_encoder_config(
         raise UserError(f"encoder {encoder}: {_reason(source, error)}") from error
     if config.model_type == "hf_mtl":
         raise UserError(f"encoder {encoder}: this is a multi-task model; give the stock encoder it was made from")
+    config = bare(config)
     for key, value in (overrides or {}).items():
         _override(config, key, value)
     return config
@@ -125,6 +105,7 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
             "(or encoder_config changes a size): take a complete checkpoint"
         )
     drop_pooler(model)
+    own_memory(model)
     return model
 
 
@@ -157,6 +138,7 @@ def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str 
         names = sorted(name for name, _, _ in info["mismatched_keys"])
         logger.warning("task %s: %s of %s are for other labels; initialised anew", task.name, ", ".join(names), encoder)
     head.config.name_or_path = ""
+    own_memory(head)
     return head
 
 
@@ -165,6 +147,16 @@ def drop_pooler(model: PreTrainedModel) -> None:
     for name in ("pooler", "pooler_activation"):
         if isinstance(getattr(model, name, None), nn.Module):
             setattr(model, name, None)
+
+
+def own_memory(model: nn.Module) -> None:
+    """Move weights that lie in a mapped checkpoint file, at odd addresses, into memory of their own.
+
+    Some products depend on the address to the last bit; so a model gives the same bits before saving and after loading.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 class _NoLoadReport(logging.Filter):

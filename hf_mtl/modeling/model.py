@@ -12,8 +12,9 @@ from transformers.utils import ModelOutput
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig
+from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
 from hf_mtl.modeling.heads import new_head, stock_class
-from hf_mtl.modeling.loading import drop_pooler, load_encoder, load_encoder_config, load_head, quiet_loading
+from hf_mtl.modeling.loading import drop_pooler, load_encoder, load_encoder_config, load_head, own_memory, quiet_loading
 from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import build_task
 
@@ -91,6 +92,7 @@ class MultiTaskModel(PreTrainedModel):
         """A model around an encoder and heads that have their weights."""
         config = MultiTaskConfig(encoder_config=encoder.config, tasks=[task.spec.to_dict() for task in tasks])
         config.dtype = encoder.dtype
+        config.architectures = [cls.__name__]
         with torch.device("meta"):
             model = cls(config)
         model.encoder = encoder
@@ -121,12 +123,41 @@ class MultiTaskModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path}: the weights do not fit config.json; {'; '.join(found)}. "
                 "Take the folder as it was saved"
             )
+        own_memory(model)
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save as every `save_pretrained` of transformers, with the tasks as they stand now."""
         self.config.tasks = [task.spec.to_dict() for task in self.tasks.values()]
         super().save_pretrained(save_directory, **kwargs)
+
+    def task_model(self, name: str) -> PreTrainedModel:
+        """The stock model of a task, as its `AutoModelFor…` would load it: copies of the weights, evaluation mode.
+
+        Raises:
+            UserError: if there is no such task.
+        """
+        if name not in self.tasks:
+            raise UserError(f"there is no task {name!r}; the model has {', '.join(self.tasks) or 'none'}")
+        return stock_task_model(self.tasks[name], self.encoder, self.heads[name])
+
+    @classmethod
+    def from_task_models(cls, /, encoder: PreTrainedModel | None = None, **task_models: PreTrainedModel) -> Self:
+        """A model of stock task models: their heads, copied bit for bit, on one encoder.
+
+        A task keeps its answers if its own encoder equals the shared one (as with models that `task_model` gave); a
+        warning names the tasks for which that is not so. What only a multi-task model knows (whether a task reads
+        pairs, the threshold of several labels) comes along with models made by `task_model`, and has its default
+        otherwise.
+
+        Args:
+            encoder: the stock base model to share; by default that of the first task model.
+            task_models: a stock task model for each task name.
+
+        Raises:
+            ValueError: for anything but stock task models of one architecture, size and precision.
+        """
+        return cls._of_parts(*task_model_parts(encoder, task_models))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
