@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.tasks.task import Task
 
@@ -47,6 +48,19 @@ class Collator:
     def __post_init__(self) -> None:
         if self.padding_side not in ("right", "left"):
             raise ValueError(f"padding_side is {self.padding_side!r}; it must be right or left")
+
+    @classmethod
+    def for_tasks(
+        cls, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task], device: torch.device
+    ) -> "Collator":
+        """The collator of a model with these tasks; on CUDA widths are multiples of 8, as its matrix units like them."""
+        return cls(
+            pad_token_id=int(tokenizer.pad_token_id),
+            pad_token_type_id=tokenizer.pad_token_type_id,
+            tasks=tasks,
+            padding_side=tokenizer.padding_side,
+            pad_to_multiple_of=8 if device.type == "cuda" else None,
+        )
 
     def __call__(self, sequences: Sequence[Mapping[str, Any]], active: Collection[str] | None = None) -> Batch:
         """A batch of the sequences, `[rows, length]`.

@@ -88,7 +88,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: as in `metrics.json`.
     """
-    splits = [split for split in ("validation", "test") if metrics.get(split)]
+    splits = [split for split in ("train", "validation", "test") if metrics.get(split)]
     table = Table("task", "metric", *splits)
     tasks = dict.fromkeys(task for split in splits for task in metrics[split])
     for task in tasks:

@@ -18,6 +18,7 @@ from hf_mtl.batching.plan import EpochPlan, count_steps, plan
 from hf_mtl.batching.step_loader import step_loader
 from hf_mtl.config import RunConfig, encoder_source, load_config
 from hf_mtl.data.preparation import Prepared, prepare
+from hf_mtl.data.report import left_out
 from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
@@ -59,7 +60,7 @@ class MultiTaskTrainer:
         self.accelerator = make_accelerator(config)
         self.console = console or Console(quiet=not self.accelerator.is_main_process)
         self.training = config.training
-        self.collator = make_collator(model, tokenizer, self.accelerator)
+        self.collator = Collator.for_tasks(tokenizer, model.tasks, self.accelerator.device)
         self.train_sequences = prepared.split("train")
         items = {
             name: {task: sequences.items(task) for task in model.tasks if config.tasks[task].dataset == name}
@@ -98,8 +99,9 @@ class MultiTaskTrainer:
         source = encoder_source(config)
         tokenizer = load_tokenizer(source, config.max_length)
         prepared = prepare(config, tokenizer, memory=datasets, progress=lambda line: console.print(line))
-        for line in left_out(prepared):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for dataset, splits in prepared.sequences.items():
+            for line in left_out(dataset, splits):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         set_seed(config.training.seed)
         model = MultiTaskModel.from_encoder(source, list(prepared.tasks.values()), config.encoder_config)
         return cls(config, model, tokenizer, prepared, folder, console)
@@ -231,7 +233,7 @@ class MultiTaskTrainer:
             self.model.load_state_dict(self.best[1])
         thresholds = tuned_thresholds(self.model, self.prepared.split("validation"), self.config, self.collator)
         for task, threshold in thresholds.items():
-            self.model.set_spec(replace(self.model.tasks[task].spec, threshold=threshold))
+            self.model.tasks[task].spec = replace(self.model.tasks[task].spec, threshold=threshold)
         kept = self.best[2] if self.best is not None and not thresholds else self._evaluate("validation")
         self.metrics = {"validation": kept, "test": self._evaluate("test"), "score": self._score(kept)}
 
@@ -276,29 +278,3 @@ def make_accelerator(config: RunConfig) -> Accelerator:
             "start them with: torchrun --nproc_per_node N -m hf_mtl train CONFIG"
         )
     return accelerator
-
-
-def make_collator(model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Collator:
-    """Pads to a multiple of 8 on CUDA, whose matrix units are made for that."""
-    return Collator(
-        pad_token_id=tokenizer.pad_token_id,
-        pad_token_type_id=tokenizer.pad_token_type_id,
-        tasks=model.tasks,
-        padding_side=tokenizer.padding_side,
-        pad_to_multiple_of=8 if accelerator.device.type == "cuda" else None,
-    )
-
-
-def left_out(prepared: Prepared) -> Iterator[str]:
-    """A line for each data set and split of which rows are left out, naming the first of them."""
-    for dataset, splits in prepared.sequences.items():
-        for split, sequences in splits.items():
-            summary = sequences.summary
-            counted = (
-                (summary.without_text, summary.without_text_rows, "without text"),
-                (summary.without_label, summary.without_label_rows, "without a label for any task"),
-            )
-            for count, rows, reason in counted:
-                if count:
-                    named = ", ".join(map(str, rows)) + (", …" if count > len(rows) else "")
-                    yield f"{dataset} {split}: {count} rows {reason} left out: {named}"

@@ -1,0 +1,127 @@
+"""The command line: one thin function a command. Libraries are imported when a command needs them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hf_mtl.config import load_config
+from hf_mtl.errors import UserError
+
+app = typer.Typer(
+    name="hf-mtl",
+    help="Fine-tune one encoder for several text tasks, use it, and take every task out again.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="The run file (YAML).", show_default=False)]
+ModelFolder = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model's folder (a run's output_dir) or Hub id.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the run file, e.g. training.seed=7. Repeatable."),
+]
+INTERRUPTED = 130
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `hf-mtl` a group of commands."""
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Read a run file and its rows as training would, and print what they hold; trains nothing.
+
+    Prints for each data set its rows and lengths, for each task its labels and their share, rows without a label or
+    without text, words without a piece of their own, and texts that stand in both train and test.
+    """
+    run = load_config(config, overrides or ())
+    from hf_mtl.config import encoder_source
+    from hf_mtl.data.preparation import prepare
+    from hf_mtl.data.report import print_report
+    from hf_mtl.data.tokenizer import load_tokenizer
+    from hf_mtl.modeling.heads import stock_class
+    from hf_mtl.modeling.loading import load_encoder_config
+
+    console = Console()
+    source = encoder_source(run)
+    encoder = load_encoder_config(source, run.encoder_config)
+    prepared = prepare(run, load_tokenizer(source, run.max_length), progress=_progress(console))
+    for task in prepared.tasks.values():
+        stock_class(task, encoder)
+    print_report(run, prepared, console)
+    console.print(f"{config} is in order: {len(prepared.tasks)} tasks", markup=False, highlight=False)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies in output_dir.")] = False,
+) -> None:
+    """Train a run file's tasks, keep the best weights by validation, measure test once, and save.
+
+    The model, its tokenizer, run.yaml, metrics.json and history.jsonl go to training.output_dir.
+    """
+    run = load_config(config, overrides or ())
+    from hf_mtl.training.trainer import MultiTaskTrainer
+
+    trainer = MultiTaskTrainer.from_config(run, overwrite=overwrite)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        print(
+            f"stopped; no model was saved in {run.training.output_dir}. The same command starts the run anew",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A run file whose rows are read instead of the model's own.")
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Writes all metrics there.")] = None,
+    errors: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Writes the wrong answers there as JSON lines, the most confident first."),
+    ] = None,
+) -> None:
+    """Measure a trained model on a split of its own run file, or of another one with tasks of the same names."""
+    from hf_mtl.evaluation.errors import write_errors
+    from hf_mtl.evaluation.splits import evaluate_saved
+    from hf_mtl.training.progress import results_table
+
+    console = Console()
+    saved = evaluate_saved(model, split, config, progress=_progress(console))
+    metrics = {task: result.metrics for task, result in saved.results.items()}
+    console.print(results_table({split: metrics}))
+    if json_file:
+        Path(json_file).write_text(json.dumps(metrics, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if errors:
+        count = write_errors(Path(errors), saved)
+        console.print(f"{count} wrong answers in {errors}", markup=False, highlight=False)
+
+
+def _progress(console: Console):  # noqa: ANN202
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Runs the command line. A fault of the user's input is one message on stderr and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

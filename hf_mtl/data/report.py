@@ -1,0 +1,109 @@
+"""What `hf-mtl check` prints: rows and labels of every task and split, and what was left out or mended."""
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from hf_mtl.config import DatasetConfig, RunConfig
+from hf_mtl.data.encoding import Sequences
+from hf_mtl.data.preparation import Prepared
+from hf_mtl.data.rows import RowSplit
+
+TEXTS = 10_000
+SHOWN_LABELS = 40
+
+
+def print_report(config: RunConfig, prepared: Prepared, console: Console) -> None:
+    """Prints a table a data set and a table a task."""
+    for dataset, splits in prepared.sequences.items():
+        console.print(_dataset_table(dataset, splits, config.max_length))
+        for line in left_out(dataset, splits):
+            _say(console, line)
+        for line in shared_texts({name: split.rows for name, split in splits.items()}, config.datasets[dataset]):
+            _say(console, f"{dataset}: {line}")
+        for name, entry in config.tasks.items():
+            if entry.dataset == dataset:
+                console.print(_task_table(name, entry.task_type, splits))
+                for line in _notes(name, splits):
+                    _say(console, line)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _dataset_table(dataset: str, splits: Mapping[str, Sequences], max_length: int) -> Table:
+    table = Table("split", title=f"data set {dataset}", title_justify="left")
+    for heading in ("rows", "sequences", f"rows over {max_length} pieces", "pieces, mean", "longest"):
+        table.add_column(heading, justify="right")
+    for split, sequences in splits.items():
+        lengths, summary = sequences.lengths, sequences.summary
+        counts = (summary.rows, summary.sequences, summary.over_length)
+        table.add_row(split, *map(str, counts), f"{lengths.mean():.1f}", str(lengths.max()))
+    return table
+
+
+def left_out(dataset: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
+    """A line for each split and reason of how many rows are left out, naming the first of them."""
+    for split, sequences in splits.items():
+        summary = sequences.summary
+        for count, rows, reason in (
+            (summary.without_text, summary.without_text_rows, "without text"),
+            (summary.without_label, summary.without_label_rows, "without a label for any task"),
+        ):
+            if count:
+                named = ", ".join(map(str, rows)) + (", …" if count > len(rows) else "")
+                yield f"{dataset} {split}: {count} rows {reason} left out: {named}"
+
+
+def _task_table(task: str, task_type: str, splits: Mapping[str, Sequences]) -> Table:
+    table = Table("label", title=f"task {task} ({task_type})", title_justify="left")
+    totals: dict[str, int] = {}
+    for split, sequences in splits.items():
+        table.add_column(split, justify="right")
+        table.add_column("share", justify="right")
+        totals[split] = sum(sequences.summary.labels[task].values())
+    labels = dict.fromkeys(label for sequences in splits.values() for label in sequences.summary.labels[task])
+    for label in list(labels)[:SHOWN_LABELS]:
+        cells: list[str] = []
+        for split, sequences in splits.items():
+            count = sequences.summary.labels[task][label]
+            cells += [str(count), f"{count / totals[split]:.1%}" if totals[split] else ""]
+        table.add_row(label, *cells)
+    if len(labels) > SHOWN_LABELS:
+        table.add_row(f"… {len(labels) - SHOWN_LABELS} more labels", *[""] * (2 * len(splits)))
+    table.add_section()
+    missing = [(sequences.summary.task_without_label[task], sequences.summary.rows) for sequences in splits.values()]
+    table.add_row(
+        "rows without label", *[cell for count, rows in missing for cell in (str(count), f"{count / max(rows, 1):.1%}")]
+    )
+    return table
+
+
+def _notes(task: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
+    for split, sequences in splits.items():
+        for note, count in sequences.summary.notes[task].items():
+            if count:
+                yield f"{task} {split}: {count} {note}"
+
+
+def shared_texts(splits: Mapping[str, RowSplit], config: DatasetConfig) -> Iterator[str]:
+    """A line for each split of how many of its rows have a text that train has too."""
+    if "train" not in splits or len(splits) < 2:
+        return
+    known = {hash(text) for text in _texts(splits["train"], config)}
+    for name, split in splits.items():
+        if name != "train":
+            count = sum(hash(text) in known for text in _texts(split, config))
+            yield f"{count} of {len(split)} texts of {name} stand in train too"
+
+
+def _texts(split: RowSplit, config: DatasetConfig) -> Iterator[tuple[str, str]]:
+    columns = [name for name in (config.text_column or config.tokens_column, config.text_pair_column) if name]
+    for start in range(0, len(split), TEXTS):
+        batch = split.batch(start, start + TEXTS, columns=columns)
+        for cells in zip(*(batch[name] for name in columns), strict=True):
+            texts = [config.token_separator.join(cell) if isinstance(cell, list) else cell or "" for cell in cells]
+            if texts[0]:
+                yield texts[0], texts[1] if len(texts) > 1 else ""
