@@ -1,0 +1,99 @@
+"""Rows that `datasets` reads (Hub sets, parquet) or holds already: checked by their features, never row by row."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hf_mtl.config import DatasetConfig
+from hf_mtl.data.columns import Columns
+from hf_mtl.data.files import SourceFile
+from hf_mtl.errors import DataError
+
+
+def load_hub(name: str, config: DatasetConfig, base_dir: str | Path) -> datasets.DatasetDict:
+    """All splits of a Hub data set, or of a folder that is laid out like one. No code of it is run.
+
+    Raises:
+        DataError: if it cannot be had, with what `datasets` says about it.
+    """
+    path = str(config.path)
+    if path.startswith((".", "~", os.sep)):
+        path = str(Path(base_dir, os.path.expanduser(path)).absolute())
+    return _load(f"datasets.{name}: {config.path}", path, name=config.name, revision=config.revision)
+
+
+def load_parquet(name: str, split: str, files: Sequence[SourceFile]) -> list[datasets.Dataset]:
+    """A data set for each parquet file.
+
+    Raises:
+        DataError: naming the file that cannot be read.
+    """
+    loaded = []
+    for file in files:
+        what = f"{file.name} (split {split} of data set {name})"
+        loaded.append(_load(what, "parquet", data_files={"train": str(file.path)})["train"])
+    return loaded
+
+
+def _load(what: str, path: str, **options: Any) -> datasets.DatasetDict:
+    try:
+        loaded = datasets.load_dataset(path, **options)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(f"{what} cannot be read: {error.__cause__ or error}") from error
+    except ConnectionError as error:
+        raise DataError(f"{what} cannot be fetched: {error}; check the name and the network") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{what} cannot be loaded: {error}") from error
+    return loaded
+
+
+def keep_columns(
+    name: str, source: str, dataset: datasets.Dataset, columns: Columns, file: int = 0
+) -> datasets.Dataset:
+    """The data set with the columns that are read, and where each row comes from.
+
+    Raises:
+        DataError: if there is no row, a column is not there, or texts or tokens are of another type.
+    """
+    if len(dataset) == 0:
+        raise DataError(f"{source} has no rows (data set {name})")
+    absent = [column for column in columns.names if column not in dataset.column_names]
+    if absent:
+        raise DataError(columns.missing(name, source, absent, dataset.column_names))
+    errors = [
+        f"{source}: column {column!r} holds {dataset.features[column]}; a text must be a string"
+        for column in columns.texts
+        if not _is_text(dataset.features[column])
+    ]
+    if columns.tokens and not _is_tokens(dataset.features[columns.tokens]):
+        found = dataset.features[columns.tokens]
+        errors.append(f"{source}: column {columns.tokens!r} holds {found}; tokens must be a list of strings")
+    if errors:
+        raise DataError("\n".join(errors))
+    kept = dataset.with_format(None).select_columns(columns.names)
+    return _with_positions(kept, file)
+
+
+def _with_positions(dataset: datasets.Dataset, file: int) -> datasets.Dataset:
+    count = len(dataset)
+    positions = {
+        "_row": np.arange(1, count + 1, dtype=np.int64),
+        "_line": np.zeros(count, dtype=np.int64),
+        "_file": np.full(count, file, dtype=np.int32),
+    }
+    for column, values in positions.items():
+        # Named here, since `datasets` would hash all the numbers.
+        dataset = dataset.add_column(column, values, new_fingerprint=f"{dataset._fingerprint[:40]}{column}{file}")
+    return dataset
+
+
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "string_view", "null")
+
+
+def _is_tokens(feature: Any) -> bool:
+    return isinstance(feature, (datasets.List, datasets.LargeList)) and _is_text(feature.feature)

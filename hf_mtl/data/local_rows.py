@@ -1,0 +1,146 @@
+"""Rows of local files and of Python lists → `Dataset`, cached by the content and the way it was read."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.arrow_writer import ArrowWriter
+
+from hf_mtl.data.cache import cached_folder
+from hf_mtl.data.columns import CellError, Columns
+from hf_mtl.data.files import SourceFile
+from hf_mtl.data.readers import read_file
+from hf_mtl.data.records import Problems, ReadOptions, Record, place
+from hf_mtl.errors import DataError
+
+FORMAT = 1
+"""To be raised when the readers give other rows for the same files: what is cached is then read again."""
+BATCH = 2000
+
+
+class RowTable:
+    """Checked rows on their way into a `Dataset`.
+
+    Args:
+        name: of the data set, for messages.
+        columns: the columns that are kept.
+        from_csv: whether lists stand in strings.
+    """
+
+    def __init__(self, name: str, columns: Columns, from_csv: bool = False) -> None:
+        self.name, self.columns, self.from_csv = name, columns, from_csv
+        self.problems = Problems()
+        self.absent = set(columns.names)
+        self.found: dict[str, None] = {}
+        self.count = 0
+
+    def rows(self, source: str, file: int, records: Iterable[Record]) -> Iterator[list[Any]]:
+        """The cells of each record, position behind them; what is wrong is put to `problems`."""
+        for record in records:
+            self.count += 1
+            if self.absent:
+                self.absent.difference_update(record.values)
+                self.found.update(dict.fromkeys(map(str, record.values)))
+            try:
+                cells = self.columns.read(record.values, self.from_csv)
+            except CellError as error:
+                self.problems.add(f"{place(source, record.row, record.line)}: {error}")
+                continue
+            yield [*cells, record.row, record.line, file]
+
+    def check(self, split: str, sources: Sequence[str]) -> None:
+        """Refuses what was read, if anything is wrong with it.
+
+        Raises:
+            DataError: with all that is wrong; also if there is no row, or a column is in none of them.
+        """
+        shown = ", ".join(sources[:5]) + (", …" if len(sources) > 5 else "")
+        if self.count and self.absent:
+            absent = [column for column in self.columns.names if column in self.absent]
+            self.problems.add(self.columns.missing(self.name, shown, absent, list(self.found)))
+        if not self.count and not self.problems.count:
+            self.problems.add(f"{shown} has no rows (split {split} of data set {self.name})")
+        self.problems.raise_if_any()
+
+
+def read_files(
+    name: str, split: str, files: Sequence[SourceFile], options: ReadOptions, columns: Columns
+) -> tuple[datasets.Dataset, str]:
+    """The rows of local files as a memory-mapped data set, read now or found in the cache; and its fingerprint.
+
+    Raises:
+        DataError: naming the rows that cannot be read.
+    """
+    key = _fingerprint(asdict(options), asdict(columns), [_digest(file) for file in files])
+    sources = [file.name for file in files]
+
+    def write(folder: Path) -> None:
+        table = RowTable(name, columns, from_csv=options.format == "csv")
+        with ArrowWriter(path=str(folder / "rows.arrow"), features=columns.features()) as writer:
+            for number, file in enumerate(files):
+                records = read_file(file, options, table.problems)
+                for batch in _batches(table.rows(file.name, number, records)):
+                    if not table.problems.count:
+                        writer.write_batch(dict(zip(columns.features(), zip(*batch, strict=True), strict=True)))
+            table.check(split, sources)
+            writer.finalize()
+
+    folder = cached_folder(key, write)
+    return datasets.Dataset.from_file(str(folder / "rows.arrow")), key
+
+
+def read_python(name: str, split: str, rows: Any, columns: Columns) -> tuple[datasets.Dataset, str]:
+    """Rows in memory, columns of lists or a list of rows, as a data set; and its fingerprint.
+
+    Raises:
+        DataError: naming the rows that cannot be read.
+    """
+    source = f"{name}[{split}]"
+    table = RowTable(name, columns)
+    cells = list(table.rows(source, 0, _records(source, rows)))
+    table.check(split, [source])
+    features = columns.features()
+    dataset = datasets.Dataset.from_dict(dict(zip(features, zip(*cells, strict=True), strict=True)), features=features)
+    return dataset, _fingerprint(asdict(columns), cells)
+
+
+def _records(source: str, rows: Any) -> Iterator[Record]:
+    if not isinstance(rows, Mapping):
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, Mapping):
+                raise DataError(f"{place(source, number)}: {type(row).__name__}, not a dict of columns")
+            yield Record(number, 0, row)
+        return
+    lengths = {column: len(cells) for column, cells in rows.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{column} {length}" for column, length in lengths.items())
+        raise DataError(f"{source}: columns of different lengths: {shown}")
+    for number, cells in enumerate(zip(*rows.values(), strict=True), start=1):
+        yield Record(number, 0, dict(zip(rows, cells, strict=True)))
+
+
+def _batches(rows: Iterable[list[Any]]) -> Iterator[list[list[Any]]]:
+    batch: list[list[Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _digest(file: SourceFile) -> str:
+    try:
+        return file.digest()
+    except OSError as error:
+        raise DataError(f"{file.name}: cannot be read ({error})") from error
+
+
+def _fingerprint(*parts: Any) -> str:
+    text = json.dumps([FORMAT, datasets.__version__, *parts], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,93 @@
+"""What the readers of local files share: a row and where it stands, how to read, and the errors of one reading."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from hf_mtl.errors import DataError
+
+SHOWN_ERRORS = 20
+
+
+class Record(NamedTuple):
+    """A row as its file has it. `row` counts data rows from 1; `line` is 0 where it says nothing beyond `row`."""
+
+    row: int
+    line: int
+    values: Mapping[str, Any]
+
+
+class Problems:
+    """The errors of one reading: the first ones in full, the rest counted."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.count = 0
+
+    def add(self, message: str) -> None:
+        self.count += 1
+        if len(self.messages) < SHOWN_ERRORS:
+            self.messages.append(message)
+
+    def raise_if_any(self) -> None:
+        """Ends a reading.
+
+        Raises:
+            DataError: with all messages, a line each.
+        """
+        if self.count == 0:
+            return
+        hidden = self.count - len(self.messages)
+        more = [f"… and {hidden} more " + ("error" if hidden == 1 else "errors")] if hidden else []
+        raise DataError("\n".join(self.messages + more))
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are to be read; whatever changes what a reader gives is in here.
+
+    Args:
+        format: json, csv, text or conll.
+        sep: of csv; None to find it.
+        encoding: of csv; None for UTF-8, or what a byte order mark says.
+        header: whether a csv's first row holds the column names.
+        names: of csv columns.
+        columns: names of CoNLL columns.
+        tokens: the name under which the tokens of CoNLL are wanted.
+        labels: the names under which labels are wanted.
+    """
+
+    format: str
+    sep: str | None = None
+    encoding: str | None = None
+    header: bool = True
+    names: Sequence[str] | None = None
+    columns: Sequence[str] | None = None
+    tokens: str = "tokens"
+    labels: Sequence[str] = field(default_factory=tuple)
+
+
+def place(name: str, row: int, line: int = 0) -> str:
+    """Where a row stands, as every message says it."""
+    return f"{name} row {row}" + (f" (line {line})" if line else "")
+
+
+def not_encoded(byte: int, encoding: str, advice: str) -> str:
+    """The message about a byte that is not in the encoding the file is read with."""
+    return f"byte 0x{byte:02X} is not {encoding}; {advice}"
+
+
+SAVE_AS_UTF8 = "save the file as UTF-8"
+
+
+def kind(value: Any) -> str:
+    """What a cell is, in JSON's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, (list, tuple)) else "an object"

@@ -1,0 +1,283 @@
+"""The rows of a data set's splits, wherever they come from: local files, `datasets`, or memory."""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hf_mtl.config import DatasetConfig
+from hf_mtl.data.columns import POSITION, Columns, is_null
+from hf_mtl.data.files import SourceFile, source_files
+from hf_mtl.data.library_rows import keep_columns, load_hub, load_parquet
+from hf_mtl.data.local_rows import read_files, read_python
+from hf_mtl.data.records import ReadOptions, place
+from hf_mtl.data.splits import CutError, cut_rows
+from hf_mtl.errors import DataError
+
+ROLES = ("train", "validation", "test")
+LOCAL_FORMATS = ("json", "csv", "text", "conll")
+BATCH = 5000
+
+
+@dataclass(frozen=True)
+class RowSplit:
+    """The rows of one split of one data set.
+
+    Args:
+        dataset: the columns that are read, and `_row` (from 1 in its file), `_line` (0 if it says nothing beyond the
+            row) and `_file` (index into `sources`).
+        sources: names as messages show them: a file as typed, "user/reviews[train]".
+        json_columns: columns whose cells are JSON text, since one column of a local file may hold any types.
+        fingerprint: changes with the content and with the way it is read.
+        labels: columns whose "", NaN and -1 of a `ClassLabel` are null.
+    """
+
+    dataset: datasets.Dataset
+    sources: list[str]
+    json_columns: frozenset[str]
+    fingerprint: str
+    labels: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def where(self, index: int) -> str:
+        """How a message names a row: "data/valid.jsonl row 214", with the line where it is known."""
+        row = self.dataset.select_columns(list(POSITION))[int(index)]
+        return place(self.sources[row["_file"]], row["_row"], row["_line"])
+
+    def batch(self, start: int, stop: int, columns: Sequence[str] | None = None) -> dict[str, list]:
+        """Rows as Python values by column (all columns by default). What says nothing is None."""
+        dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
+        batch = dict(dataset[start:stop])
+        for column, cells in batch.items():
+            if column in self.json_columns:
+                batch[column] = [None if cell is None else json.loads(cell) for cell in cells]
+            elif column in self.labels:
+                named = self.class_names(column) is not None
+                batch[column] = [_known(cell, named) for cell in cells]
+        return batch
+
+    def class_names(self, column: str) -> list[str] | None:
+        """The names of a column of `ClassLabel`, or of lists of them."""
+        feature = self.dataset.features[column]
+        while isinstance(feature, (datasets.List, datasets.LargeList)):
+            feature = feature.feature
+        return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+    def take(self, rows: np.ndarray, fingerprint: str) -> "RowSplit":
+        """The split with some of its rows."""
+        dataset = self.dataset.select(rows, keep_in_memory=True, new_fingerprint=fingerprint)
+        return RowSplit(dataset, self.sources, self.json_columns, fingerprint, self.labels)
+
+
+def _known(cell: Any, named: bool) -> Any:
+    if isinstance(cell, list) and named:
+        return [_known(item, named) for item in cell]
+    return None if is_null(cell) or (named and cell == -1) else cell
+
+
+def load_rows(
+    name: str,
+    config: DatasetConfig,
+    label_columns: Sequence[str],
+    *,
+    base_dir: str | Path | None,
+    seed: int,
+    memory: Any = None,
+    wanted: Sequence[str] | None = None,
+    required: Sequence[str] = ("train",),
+) -> dict[str, RowSplit]:
+    """The splits of a data set under their names train, validation and test, those that there are.
+
+    Local files are read row by row once, and found in the cache after that.
+
+    Args:
+        name: of the data set in the run file.
+        config: its entry there.
+        label_columns: columns that tasks read, in the order of the tasks.
+        base_dir: where relative paths start; None for the working directory.
+        seed: of the shares cut from train.
+        memory: rows in memory in place of `config.path`: a `DatasetDict`, a `Dataset` (of train), a dict of splits,
+            columns as a dict of lists, or a list of rows.
+        wanted: the splits to give back; all by default.
+        required: splits that must be there, as far as they are wanted.
+
+    Raises:
+        DataError: with what is wrong and where.
+    """
+    columns = Columns.of(config, label_columns, name)
+    source = _source(name, config, base_dir or os.getcwd(), memory, columns)
+    roles = _roles(name, config, list(source))
+    names = [role for role in ROLES if wanted is None or role in wanted]
+    missing = [role for role in required if role in names and role not in roles]
+    if missing:
+        raise DataError(_no_split(name, missing[0], missing[0], list(source)))
+    shares = {role: share for role, share in roles.items() if not isinstance(share, str)}
+    uncut = [role for role in names if isinstance(roles.get(role), str)]
+    if any(role in shares for role in names) and "train" not in uncut:
+        uncut.insert(0, "train")
+    found: dict[str, RowSplit] = {}
+    errors: list[str] = []
+    for role in uncut:
+        try:
+            found[role] = source[str(roles[role])]()
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        raise DataError("\n".join(dict.fromkeys(errors)))
+    if shares and "train" in found:
+        found |= _cut(name, found["train"], shares, seed, columns, config.token_separator)
+    return {role: found[role] for role in names if role in found}
+
+
+Source = dict[str, Callable[[], RowSplit]]
+"""A data set's splits by the names it has for them, each read when it is called."""
+
+
+def _source(name: str, config: DatasetConfig, base_dir: str | Path, memory: Any, columns: Columns) -> Source:
+    if memory is not None:
+        return _memory_source(name, memory, columns)
+    if config.path is None:
+        raise DataError(f"datasets.{name}: path is missing, and no rows in memory were given for it")
+    if config.path not in (*LOCAL_FORMATS, "parquet"):
+        hub = load_hub(name, config, base_dir)
+        return {split: partial(_held, name, f"{config.path}[{split}]", hub[split], columns) for split in hub}
+    if config.data_files is None:
+        raise DataError(f"datasets.{name}.data_files is missing: path {config.path} reads files")
+    files = source_files(f"datasets.{name}.data_files", config.data_files, base_dir)
+    read = _parquet if config.path == "parquet" else partial(_local, config)
+    return {split: partial(read, name, split, files[split], columns) for split in files}
+
+
+def _local(config: DatasetConfig, name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
+    csv = config.csv.model_dump() if config.csv is not None and config.path == "csv" else {}
+    options = ReadOptions(
+        str(config.path), **csv, columns=config.columns, tokens=columns.tokens or "tokens", labels=columns.labels
+    )
+    dataset, fingerprint = read_files(name, split, files, options, columns)
+    return RowSplit(dataset, [file.name for file in files], frozenset(columns.labels), fingerprint)
+
+
+def _parquet(name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
+    loaded = load_parquet(name, split, files)
+    kept = [
+        keep_columns(name, file.name, dataset, columns, number)
+        for number, (file, dataset) in enumerate(zip(files, loaded, strict=True))
+    ]
+    try:
+        dataset = datasets.concatenate_datasets(kept)
+    except ValueError as error:
+        raise DataError(f"data set {name}, split {split}: the files differ in their columns' types: {error}") from error
+    fingerprint = _fingerprint(asdict(columns), [file.digest() for file in files])
+    return RowSplit(dataset, [file.name for file in files], frozenset(), fingerprint, frozenset(columns.labels))
+
+
+def _held(name: str, source: str, dataset: datasets.Dataset, columns: Columns) -> RowSplit:
+    kept = keep_columns(name, source, dataset, columns)
+    fingerprint = _fingerprint(asdict(columns), dataset._fingerprint)
+    return RowSplit(kept, [source], frozenset(), fingerprint, frozenset(columns.labels))
+
+
+def _memory_source(name: str, memory: Any, columns: Columns) -> Source:
+    if not isinstance(memory, Mapping) or not _are_splits(memory):
+        memory = {"train": memory}
+    source: Source = {}
+    for split, rows in memory.items():
+        if isinstance(rows, datasets.Dataset):
+            source[str(split)] = partial(_held, name, f"{name}[{split}]", rows, columns)
+        elif isinstance(rows, (Mapping, list, tuple)):
+            source[str(split)] = partial(_python, name, str(split), rows, columns)
+        else:
+            raise DataError(
+                f"datasets.{name}: split {split} is a {type(rows).__name__}; rows in memory are a datasets.Dataset, "
+                "a dict of lists or a list of dicts (by split, or of train)"
+            )
+    return source
+
+
+def _are_splits(memory: Mapping[Any, Any]) -> bool:
+    if isinstance(memory, datasets.DatasetDict):
+        return True
+    held = memory.values()
+    return any(not isinstance(rows, (list, tuple)) or (rows and isinstance(rows[0], Mapping)) for rows in held)
+
+
+def _python(name: str, split: str, rows: Any, columns: Columns) -> RowSplit:
+    dataset, fingerprint = read_python(name, split, rows, columns)
+    return RowSplit(dataset, [f"{name}[{split}]"], frozenset(columns.labels), fingerprint)
+
+
+def _roles(name: str, config: DatasetConfig, splits: Sequence[str]) -> dict[str, str | float]:
+    """Where each split comes from: a name in the source, or a share of train."""
+    if config.splits is None:
+        return {role: role for role in ROLES if role in splits}
+    roles: dict[str, str | float] = {role: config.splits[role] for role in ROLES if role in config.splits}
+    if "train" not in roles and "train" in splits:
+        roles = {"train": "train", **roles}
+    absent = [(role, split) for role, split in roles.items() if isinstance(split, str) and split not in splits]
+    if absent:
+        raise DataError("\n".join(_no_split(name, role, split, splits) for role, split in absent))
+    if "train" not in roles and any(not isinstance(split, str) for split in roles.values()):
+        raise DataError(_no_split(name, "train", "train", splits))
+    return roles
+
+
+def _no_split(name: str, role: str, split: str, splits: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(split, splits, n=1, cutoff=0.4) or list(splits[:1])
+    hint = f"; write for example splits: {{{role}: {nearest[0]}}}" if nearest else ""
+    known = ", ".join(splits) or "none"
+    return f"datasets.{name}.splits.{role}: there is no split {split!r}; the splits are {known}{hint}"
+
+
+def _cut(
+    name: str, train: RowSplit, shares: Mapping[str, float], seed: int, columns: Columns, separator: str
+) -> dict[str, RowSplit]:
+    try:
+        cut = cut_rows(_texts(train, columns, separator), _strata(train, columns.labels), shares, seed)
+    except CutError as error:
+        raise DataError(f"datasets.{name}.splits.{error}") from error
+    key = [train.fingerprint, dict(shares), seed, separator]
+    return {role: train.take(rows, _fingerprint(role, key)) for role, rows in cut.items()}
+
+
+def _texts(split: RowSplit, columns: Columns, separator: str) -> Iterator[str]:
+    """What each row gives the model to read: its text or texts, else its words."""
+    names = list(columns.texts) or [str(columns.tokens)]
+    for start in range(0, len(split), BATCH):
+        batch = split.batch(start, start + BATCH, names)
+        for cells in zip(*batch.values(), strict=True):
+            parts = [separator.join(map(str, cell)) if isinstance(cell, list) else cell or "" for cell in cells]
+            yield parts[0] if len(parts) == 1 else json.dumps(parts)
+
+
+def _strata(split: RowSplit, labels: Sequence[str]) -> list[Hashable] | None:
+    """The cells of the first column in which values repeat, one that holds no lists if there is any."""
+    lists: list[Hashable] | None = None
+    for column in labels:
+        cells: list[Hashable] = []
+        seen: dict[Hashable, Hashable] = {}
+        holds_lists = False
+        for start in range(0, len(split), BATCH):
+            for cell in split.batch(start, start + BATCH, [column])[column]:
+                holds_lists = holds_lists or isinstance(cell, list)
+                value = repr(cell)
+                cells.append(seen.setdefault(value, value))
+        if len(seen) * 2 > len(split):
+            continue
+        if not holds_lists:
+            return cells
+        lists = lists or cells
+    return lists
+
+
+def _fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([datasets.__version__, *parts], sort_keys=True).encode()).hexdigest()
