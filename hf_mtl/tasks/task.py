@@ -4,15 +4,17 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-import evaluate
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.tasks.labels import LabelError, label_name, shown
+
+if TYPE_CHECKING:  # evaluate imports half of transformers, and only evaluation needs it: task types import it late
+    import evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,7 @@ class Task(ABC):
         """A prediction or reference of `join` in the words of the label list."""
 
     @abstractmethod
-    def metric(self) -> evaluate.Metric:
+    def metric(self) -> "evaluate.Metric":
         """The metric over all rows' predictions and references as `join` gives them."""
 
     def logits(self, head: nn.Module, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -3,10 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import datasets
-import evaluate
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,11 +13,11 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, TextClassificationPipeline
 
 from hf_mtl.config import TaskConfig
-from hf_mtl.metrics.multi_label import MultiLabelMetric
-from hf_mtl.metrics.regression import RegressionMetric
-from hf_mtl.metrics.single_label import SingleLabelMetric
 from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, label_name, shown
 from hf_mtl.tasks.task import Answer, Cells, Task, TaskSpec, Window, balanced_weights
+
+if TYPE_CHECKING:
+    import evaluate
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -163,7 +162,11 @@ class TextClassification(Task):
         sure = float(np.where(chosen, scores, 1.0 - scores).min())
         return Answer([int(flag) for flag in chosen], reference, sure, scores.tolist())
 
-    def metric(self) -> evaluate.Metric:
+    def metric(self) -> "evaluate.Metric":
+        from hf_mtl.metrics.multi_label import MultiLabelMetric
+        from hf_mtl.metrics.regression import RegressionMetric
+        from hf_mtl.metrics.single_label import SingleLabelMetric
+
         if self.spec.problem_type == REGRESSION:
             return RegressionMetric()
         kind = MultiLabelMetric if self.spec.problem_type == MULTI else SingleLabelMetric

@@ -3,21 +3,21 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import datasets
-import evaluate
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, PreTrainedConfig, TokenClassificationPipeline
 
 from hf_mtl.config import TaskConfig
-from hf_mtl.metrics.spans import SpanMetric
-from hf_mtl.metrics.tags import TagMetric
 from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, is_integer, label_name, shown
 from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
 from hf_mtl.tasks.task import Answer, Cells, Task, TaskSpec, Window, balanced_weights
+
+if TYPE_CHECKING:
+    import evaluate
 
 IGNORED = -100
 
@@ -156,7 +156,10 @@ class TokenClassification(Task):
         words, predictions = [entry[0] for entry in found], [entry[1] for entry in found]
         return Answer(predictions, [entry[2] for entry in found], score, words=words)
 
-    def metric(self) -> evaluate.Metric:
+    def metric(self) -> "evaluate.Metric":
+        from hf_mtl.metrics.spans import SpanMetric
+        from hf_mtl.metrics.tags import TagMetric
+
         return (SpanMetric if self.spec.tag_scheme == "BIO" else TagMetric)(self.spec.label_list or [])
 
     def shown_label(self, label: Any) -> Any:
