@@ -1,0 +1,309 @@
+"""Checks of a run that take more than one key. They run on whatever could be read, beside the errors of single keys.
+
+A value that could not be read is `UNREAD`, which is neither None nor equal to anything, so that no check speaks of a
+key as missing when it is there but bad.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from hf_mtl.config_messages import Place, Problem, listed, nearest, shown, use
+
+if TYPE_CHECKING:
+    from hf_mtl.config import DatasetConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
+
+UNREAD: Any = ...
+FILE_FORMATS = ("json", "csv", "parquet", "text", "conll")
+SUFFIXES = {
+    ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
+    ".txt": "text", ".conll": "conll", ".conllu": "conll",
+}  # fmt: skip
+SPLITS = ("train", "validation", "test")
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+SPANS, TAGS = "token-classification", "token-classification with tag_scheme none"
+
+METRICS = {
+    SINGLE: ("f1_macro", "accuracy", "f1_micro", "precision", "recall", "mcc"),
+    MULTI: ("f1_micro", "f1_macro", "exact_match"),
+    REGRESSION: ("spearman", "pearson", "rmse"),
+    SPANS: ("f1", "precision", "recall", "accuracy"),
+    TAGS: ("f1_macro", "accuracy"),
+}
+ONLY_FOR = {
+    "problem_type": (SINGLE, MULTI, REGRESSION),
+    "label_list": (SINGLE, MULTI, SPANS, TAGS),
+    "class_weight": (SINGLE, MULTI, SPANS, TAGS),
+    "label_smoothing_factor": (SINGLE, SPANS, TAGS),
+    "tag_scheme": (SPANS, TAGS),
+    "threshold": (MULTI,),
+    "label_separator": (MULTI,),
+}
+"""Keys of a task that not every kind of task has."""
+
+RESERVED_NAMES = frozenset({"encoder", "heads", "shared"})
+MODULE_NAMES = frozenset({
+    "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",
+    "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward", "get_buffer",
+    "get_extra_state", "get_parameter", "get_submodule", "half", "ipu", "items", "keys", "load_state_dict",
+    "modules", "mtia", "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "pop",
+    "register_backward_hook", "register_buffer", "register_forward_hook", "register_forward_pre_hook",
+    "register_full_backward_hook", "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_module", "register_parameter", "register_state_dict_post_hook",
+    "register_state_dict_pre_hook", "requires_grad_", "set_extra_state", "set_submodule", "share_memory",
+    "state_dict", "to", "to_empty", "train", "training", "type", "update", "values", "xpu", "zero_grad",
+})  # fmt: skip
+"""Attributes of `torch.nn.ModuleDict`, which cannot hold a module under these names."""
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def readable(section: type[Section], raw: Any, unread: Iterable[tuple[Any, ...]]) -> Section:
+    """The section with what could be read; `unread` places in it, and required keys that are missing, are UNREAD."""
+    if not isinstance(raw, Mapping):
+        return UNREAD
+    fields = section.model_fields
+    values: dict[str, Any] = {name: UNREAD for name, field in fields.items() if field.is_required()}
+    values |= {name: raw[name] for name in fields if name in raw}
+    for name, *inner in unread:
+        if inner and isinstance(values.get(name), Mapping):
+            values[name] = {**values[name], inner[0]: UNREAD}
+        elif name in fields:
+            values[name] = UNREAD
+    return section.model_construct(**values)
+
+
+def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> Iterator[Problem]:
+    """What is wrong between keys.
+
+    Args:
+        run: what could be read.
+        raw: the run as given.
+        in_file: whether it comes from a file, where rows in memory cannot be meant.
+    """
+    datasets = run.datasets if isinstance(run.datasets, dict) else {}
+    tasks = run.tasks if isinstance(run.tasks, dict) else {}
+    for name, dataset in datasets.items():
+        if dataset is not UNREAD:
+            missing = in_file and "path" not in raw["datasets"][name]
+            yield from _at(("datasets", name), _dataset_problems(dataset, missing))
+            yield from _at(("datasets", name), _column_problems(dataset, _types(tasks, name)))
+    for name, task in tasks.items():
+        yield from _at(("tasks", name), _name_problems(name))
+        if task is not UNREAD:
+            yield from _at(("tasks", name), _task_problems(task, datasets))
+    yield from _use_problems(datasets, tasks)
+    if run.sampling is not UNREAD:
+        yield from _at(("sampling",), _sampling_problems(run.sampling, datasets))
+    if run.training is not UNREAD:
+        yield from _at(("training",), _training_problems(run.training))
+
+
+def _at(prefix: tuple[Any, ...], problems: Iterable[Problem]) -> Iterator[Problem]:
+    for place, message in problems:
+        yield (*prefix, *place), message
+
+
+def _types(tasks: Mapping[str, TaskConfig], dataset: str) -> list[tuple[str, Any]]:
+    """(name, task type) of the tasks on a data set."""
+    return [(name, task.task_type) for name, task in tasks.items() if task is not UNREAD and task.dataset == dataset]
+
+
+def _use_problems(datasets: Mapping[str, DatasetConfig], tasks: Mapping[str, TaskConfig]) -> Iterator[Problem]:
+    used = {UNREAD if task is UNREAD else task.dataset for task in tasks.values()}
+    # A data set may seem unused only because its name is misspelt in a task; that error is enough.
+    if tasks and used <= set(datasets):
+        for name in datasets:
+            if name not in used:
+                yield ("datasets", name), "no task uses it; remove it, or name it as the dataset of a task"
+    if tasks and all(task is not UNREAD and task.score_weight == 0 for task in tasks.values()):
+        yield ("tasks", list(tasks)[-1], "score_weight"), "0 for every task; at least one must count in the score"
+
+
+def _name_problems(name: Any) -> Iterator[Problem]:
+    if not isinstance(name, str):
+        return
+    if not name.isidentifier() or name.startswith("_"):
+        yield (), "not a task name; use letters of any script, digits and _, and begin with a letter"
+    elif name in RESERVED_NAMES | MODULE_NAMES:
+        yield (), f"not a task name: parts of the model are called so; use another, such as {name}_task"
+
+
+def _dataset_problems(dataset: DatasetConfig, path_is_missing: bool) -> Iterator[Problem]:
+    """Paths, files and splits."""
+    path, formats = dataset.path, listed(FILE_FORMATS)
+    if path_is_missing:
+        yield ("path",), f"missing: a Hub data set, or {formats} for files of your own"
+    if path in FILE_FORMATS:
+        if dataset.data_files is None:
+            yield ("data_files",), f"missing: path {path} reads files, for instance {{train: train.{path}}}"
+        for key in ("name", "revision"):
+            if getattr(dataset, key) is not None:
+                yield (key,), f"only for a Hub data set; the path is {path}"
+    elif isinstance(path, str):
+        kind = next((kind for suffix, kind in SUFFIXES.items() if path.removesuffix(".gz").endswith(suffix)), None)
+        if kind:
+            yield ("path",), f"{shown(path)} looks like a file; write path: {kind} and data_files: {{train: {path}}}"
+        elif dataset.data_files is not None:
+            near = nearest(path, FILE_FORMATS)
+            hint = f"did you mean path: {near}?" if near else f"{shown(path)} is taken for a Hub data set"
+            yield ("data_files",), f"only with path {formats}; {hint}"
+    elif path is None and dataset.data_files is not None and not path_is_missing:
+        yield ("data_files",), f"only with path {formats}; without a path the rows are in memory"
+    for key, needed in (("csv", "csv"), ("columns", "conll")):
+        if getattr(dataset, key) is not None and path not in (needed, UNREAD) and not path_is_missing:
+            yield (key,), f"only with path {needed}"
+    if isinstance(dataset.splits, dict):
+        yield from _at(("splits",), _split_problems(dataset, dataset.splits))
+
+
+def _split_problems(dataset: DatasetConfig, splits: Mapping[Any, str | float]) -> Iterator[Problem]:
+    shares = {name: source for name, source in splits.items() if isinstance(source, int | float)}
+    if "train" in shares:
+        yield ("train",), f"{shares.pop('train')} is a share; shares are cut from train, which needs a name"
+    if sum(shares.values()) >= 1:
+        yield (), f"the shares cut from train add up to {sum(shares.values()):g}; they must stay below 1"
+    if dataset.path not in FILE_FORMATS or not isinstance(dataset.data_files, dict):
+        return
+    for name, source in splits.items():
+        if isinstance(source, str) and source not in dataset.data_files:
+            yield (name,), f"{shown(source)} is not in data_files; {use(source, list(dataset.data_files))}"
+    for name in dataset.data_files:
+        if name not in splits.values() and UNREAD not in splits.values():
+            split = nearest(name, SPLITS) or "validation"
+            yield (), f"no split reads data_files.{name}; for instance {split}: {name} under splits would"
+
+
+def _column_problems(dataset: DatasetConfig, tasks: list[tuple[str, Any]]) -> Iterator[Problem]:
+    text, tokens, pair = dataset.text_column, dataset.tokens_column, dataset.text_pair_column
+    tagging = next((name for name, task_type in tasks if task_type == "token-classification"), None)
+    if tagging and tokens is None:
+        yield ("tokens_column",), f"missing: task {tagging} is token-classification and needs the column of the words"
+    elif text is None and pair is not None:
+        yield ("text_pair_column",), "needs text_column, the first text of the pair"
+    elif text is None and tokens is None:
+        yield ("text_column",), "missing: name the column of the text here, or that of its words in tokens_column"
+    if dataset.token_separator != " " and tokens is None:
+        yield ("token_separator",), "only with tokens_column"
+    if isinstance(dataset.columns, list):
+        yield from _at(("columns",), _twice(dataset.columns))
+        for key in ("text_column", "tokens_column", "text_pair_column"):
+            column = getattr(dataset, key)
+            if isinstance(column, str) and column not in dataset.columns:
+                yield (key,), f"{shown(column)} is not in columns; {use(column, dataset.columns)}"
+
+
+def _twice(names: Iterable[Any]) -> Iterator[Problem]:
+    seen: Counter[Any] = Counter()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] == 2:
+            yield (Place(index),), f"{shown(name)} is given twice"
+
+
+def _kinds(task: TaskConfig) -> tuple[str, ...]:
+    """What the task may turn out to be, as far as the run file tells."""
+    if task.task_type == "token-classification":
+        if task.tag_scheme in (None, UNREAD):
+            return (SPANS, TAGS)
+        return (TAGS,) if task.tag_scheme == "none" else (SPANS,)
+    if task.task_type == "text-classification":
+        if task.problem_type is None:
+            return (SINGLE, MULTI)
+        return (SINGLE, MULTI, REGRESSION) if task.problem_type is UNREAD else (task.problem_type,)
+    return tuple(METRICS)
+
+
+def _called(kinds: tuple[str, ...], word: str = "or") -> str:
+    return listed((kind for kind in kinds if kind != TAGS or SPANS not in kinds), word)
+
+
+def _task_problems(task: TaskConfig, datasets: Mapping[str, DatasetConfig]) -> Iterator[Problem]:
+    kinds = _kinds(task)
+    for key, allowed in ONLY_FOR.items():
+        if getattr(task, key) not in (None, 0) and not set(kinds) & set(allowed):
+            words = "text-classification" if key == "problem_type" else _called(allowed, "and")
+            yield (key,), f"not for {_called(kinds)}; only for {words}"
+    if isinstance(task.label_list, list):
+        yield from _at(("label_list",), _label_problems(task.label_list))
+        if isinstance(task.class_weight, dict) and task.task_type == "text-classification":
+            labels = [label_text(label) for label in task.label_list]
+            for label in task.class_weight:
+                if label_text(label) not in labels:
+                    yield ("class_weight", label), f"not in label_list; {use(label_text(label), labels)}"
+    if isinstance(task.metrics, list):
+        yield from _at(("metrics",), _metric_problems(task.metrics, kinds))
+    dataset = datasets.get(task.dataset) if isinstance(task.dataset, str) else UNREAD
+    if dataset is None and datasets:
+        yield ("dataset",), f"{shown(task.dataset)} is not a data set; {use(task.dataset, list(datasets))}"
+    elif dataset not in (None, UNREAD):
+        yield from _labels_in_dataset(task, dataset)
+
+
+def _labels_in_dataset(task: TaskConfig, dataset: DatasetConfig) -> Iterator[Problem]:
+    if task.task_type == "token-classification" and dataset.text_pair_column is not None:
+        yield ("dataset",), "token-classification reads one text; the data set has a text_pair_column"
+    column = task.label_column
+    if not isinstance(column, str):
+        return
+    for key in ("text_column", "text_pair_column", "tokens_column"):
+        if column == getattr(dataset, key):
+            yield ("label_column",), f"{shown(column)} is the {key} of data set {task.dataset}; name the labels' column"
+            return
+    if isinstance(dataset.columns, list) and column not in dataset.columns:
+        hint = use(column, dataset.columns)
+        yield ("label_column",), f"{shown(column)} is not in datasets.{task.dataset}.columns; {hint}"
+
+
+def label_text(label: Any) -> str:
+    """A label of the run file as the model will call it."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def _label_problems(labels: list[Any]) -> Iterator[Problem]:
+    for index, label in enumerate(labels):
+        if label == "":
+            yield (Place(index),), "an empty label"
+    yield from _twice(map(label_text, labels))
+
+
+def _metric_problems(metrics: list[str], kinds: tuple[str, ...]) -> Iterator[Problem]:
+    known = list(dict.fromkeys(metric for kind in kinds for metric in METRICS[kind]))
+    yield from _twice(metrics)
+    for index, metric in enumerate(metrics):
+        # With a "/" it is a metric of the Hub, of which nothing is known here.
+        if "/" not in metric and metric not in known:
+            yield (Place(index),), f"{shown(metric)} is not a metric of {_called(kinds)}; {use(metric, known)}"
+    if metrics[0] == "rmse" and REGRESSION in kinds:
+        yield (Place(0),), "rmse cannot be first: the first metric is the score, of which more must be better"
+
+
+def _sampling_problems(sampling: SamplingConfig, datasets: Mapping[str, DatasetConfig]) -> Iterator[Problem]:
+    for key, strategy in (("temperature", "temperature"), ("weights", "weights")):
+        if sampling.strategy is UNREAD:
+            return
+        if sampling.strategy == strategy and getattr(sampling, key) is None:
+            example = "2" if key == "temperature" else "{" + ", ".join(f"{name}: 1" for name in datasets) + "}"
+            yield (key,), f"missing: strategy {strategy} needs it, for instance {key}: {example}"
+        if sampling.strategy != strategy and getattr(sampling, key) is not None:
+            yield (key,), f"only with strategy {strategy}; the strategy is {sampling.strategy}"
+    if isinstance(sampling.weights, dict) and datasets:
+        for name in sampling.weights:
+            if name not in datasets:
+                yield ("weights", name), f"not a data set; {use(name, list(datasets))}"
+        for name in datasets:
+            if name not in sampling.weights:
+                yield ("weights", name), "missing: every data set has a weight"
+
+
+def _training_problems(training: TrainingConfig) -> Iterator[Problem]:
+    if training.eval_strategy == "steps" and training.eval_steps is None:
+        yield ("eval_steps",), "missing: eval_strategy steps needs it"
+    if training.eval_strategy in ("no", "epoch") and training.eval_steps is not None:
+        yield ("eval_steps",), f"only with eval_strategy steps; it is {training.eval_strategy}"
+    if training.max_steps == 0:
+        yield ("max_steps",), "0 is no length of training; use -1 to go by num_train_epochs, or a number of at least 1"
