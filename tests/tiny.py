@@ -13,6 +13,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pr
 from transformers import (
     AutoConfig,
     AutoModel,
+    BatchEncoding,
     BertTokenizer,
     MPNetTokenizer,
     PreTrainedConfig,
@@ -23,7 +24,8 @@ from transformers import (
 )
 
 from hf_mtl.modeling.model import MultiTaskModel
-from hf_mtl.tasks.task import Task, TaskSpec
+from hf_mtl.tasks.spec import TaskSpec
+from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import build_task
 
 TOKENIZERS = {
@@ -164,6 +166,12 @@ def save_tiny_encoder(folder: str | Path, architecture: str = "bert", seed: int 
     tiny_encoder(architecture, seed, **changes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def tiny_batch(architecture: str, texts: Sequence[str], pairs: Sequence[str] | None = None) -> BatchEncoding:
+    """Texts (or pairs of texts) as the tensors that the architecture's stock models take."""
+    tokenizer = tiny_tokenizer(TOKENIZERS.get(architecture, "bpe"))
+    return tokenizer(list(texts), None if pairs is None else list(pairs), padding=True, return_tensors="pt")
 
 
 def tiny_tasks() -> list[Task]:

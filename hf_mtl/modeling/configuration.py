@@ -1,16 +1,16 @@
 """MultiTaskConfig: what the `config.json` of a multi-task model says."""
 
 import copy
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_mtl.config_checks import MODULE_NAMES
 from hf_mtl.errors import UserError
-from hf_mtl.tasks.task import TaskSpec
-from hf_mtl.tasks.types import TASK_TYPES
+from hf_mtl.tasks.spec import TaskSpec
 
 FORMAT_VERSION = 1
 STOCK_KEY = "hf_mtl_task"
@@ -37,6 +37,8 @@ class MultiTaskConfig(PreTrainedConfig):
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Whoever has a config can build the model: its module registers it with AutoModel.
+        importlib.import_module("hf_mtl.modeling.model")
         if self.format_version > FORMAT_VERSION:
             raise UserError(
                 f"config.json has format_version {self.format_version}: made by a newer hf_mtl "
@@ -92,6 +94,9 @@ def task_specs(tasks: Sequence[Mapping[str, Any]]) -> list[TaskSpec]:
     Raises:
         UserError: for keys or task types that this version does not know, and for names that cannot be used.
     """
+    # Imported with the first config, not with this module, which transformers' auto classes load halfway through theirs.
+    from hf_mtl.tasks.types import TASK_TYPES
+
     known = {field.name for field in fields(TaskSpec)}
     specs: list[TaskSpec] = []
     for number, entries in enumerate(tasks):
@@ -116,7 +121,7 @@ def check_task_name(name: str, others: Sequence[str] = ()) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise UserError(f"{name!r} cannot name a task; use letters, digits and _, and begin with a letter")
-    if hasattr(nn.ModuleDict(), name):
+    if name in MODULE_NAMES:
         raise UserError(f"{name!r} cannot name a task: modules of torch have an attribute of that name; choose another")
     if name in others:
         raise UserError(f"there are two tasks called {name!r}; task names must differ")

@@ -12,7 +12,8 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from hf_mtl.modeling.configuration import STOCK_KEY, bare
 from hf_mtl.modeling.heads import head_class, head_config
 from hf_mtl.modeling.loading import drop_pooler
-from hf_mtl.tasks.task import Task, TaskSpec
+from hf_mtl.tasks.spec import TaskSpec
+from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
 logger = logging.getLogger(__name__)

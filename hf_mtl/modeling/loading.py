@@ -40,7 +40,7 @@ def load_encoder_config(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"encoder {encoder}: {_reason(source, error)}") from error
+        raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
     if config.model_type == "hf_mtl":
         raise UserError(f"encoder {encoder}: this is a multi-task model; give the stock encoder it was made from")
     config = bare(config)
@@ -95,7 +95,9 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
                 output_loading_info=True,
             )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"encoder {encoder}: {_reason(source, error)}") from error
+        raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(f"encoder {encoder}: this is an adapter, not a model; merge it into its base model first")
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler"))
     shapes = sorted(f"{name} ({list(found)}, not {list(wanted)})" for name, found, wanted in info["mismatched_keys"])
     if missing or shapes:
@@ -184,7 +186,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _reason(source: str, error: Exception) -> str:
+def why_not(source: str, error: Exception) -> str:
     """Why a source could not be loaded, and what to do about it."""
     folder = Path(source)
     text = " ".join(str(error).split())
@@ -203,6 +205,11 @@ def _reason(source: str, error: Exception) -> str:
             )
     elif source.startswith((".", "/", "~")) or source.count("/") > 1:
         return "there is no such folder"
+    elif "connect" in text or "offline" in text:
+        return (
+            "there is no such folder here, and the Hub cannot be reached nor is the repository in its cache; check the "
+            "name and the network, or give a folder"
+        )
     elif "safetensors" in text:
         return (
             "the repository has no safetensors weights, and pickles are never read; choose another repository, or "

@@ -14,7 +14,15 @@ from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
 from hf_mtl.modeling.heads import new_head, stock_class
-from hf_mtl.modeling.loading import drop_pooler, load_encoder, load_encoder_config, load_head, own_memory, quiet_loading
+from hf_mtl.modeling.loading import (
+    drop_pooler,
+    load_encoder,
+    load_encoder_config,
+    load_head,
+    own_memory,
+    quiet_loading,
+    why_not,
+)
 from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import build_task
 
@@ -49,7 +57,7 @@ class MultiTaskModel(PreTrainedModel):
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
         if config.encoder_config is None:
-            raise UserError("the config has no encoder_config; MultiTaskModel.from_encoder makes a model")
+            raise UserError("not a multi-task model: config.json has no encoder_config; from_encoder makes a new model")
         self.tasks: dict[str, Task] = {entry["name"]: build_task(entry) for entry in config.tasks}
         self.encoder = AutoModel.from_config(config.encoder_config)
         drop_pooler(self.encoder)
@@ -57,6 +65,8 @@ class MultiTaskModel(PreTrainedModel):
         self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
         self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
+        # Stock classes name weights they do without; in a file of ours nothing may be missing.
+        self._keys_to_ignore_on_load_missing = set()
 
     @classmethod
     def from_encoder(
@@ -110,8 +120,12 @@ class MultiTaskModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        with quiet_loading():
-            model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        source = str(pretrained_model_name_or_path)
+        try:
+            with quiet_loading():
+                model, info = super().from_pretrained(source, *model_args, **kwargs)
+        except OSError as error:
+            raise UserError(f"model {source}: {why_not(source, error)}") from error
         wrong = {
             "missing": sorted(info["missing_keys"]),
             "not part of the model": sorted(info["unexpected_keys"]),
@@ -120,7 +134,7 @@ class MultiTaskModel(PreTrainedModel):
         found = [f"{kind}: {', '.join(names[:5])} ({len(names)})" for kind, names in wrong.items() if names]
         if found:
             raise UserError(
-                f"{pretrained_model_name_or_path}: the weights do not fit config.json; {'; '.join(found)}. "
+                f"model {source}: the weights do not fit config.json; {'; '.join(found)}. "
                 "Take the folder as it was saved"
             )
         own_memory(model)
