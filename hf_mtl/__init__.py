@@ -27,14 +27,6 @@ _HOMES = {
     "load_config": "hf_mtl.config",
 }
 
-# A module of transformers → the module of ours that registers with it on import.
-_REGISTERED_WITH = {
-    "transformers.models.auto.configuration_auto": "hf_mtl.modeling.configuration",
-    "transformers.models.auto.modeling_auto": "hf_mtl.modeling.model",
-    "transformers.pipelines": "hf_mtl.inference.pipeline",
-}
-
-
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -45,9 +37,18 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-def _register(module: str, home: str) -> None:
-    wrapt.register_post_import_hook(lambda _: importlib.import_module(home), module)
+def _announce_config(_: Any) -> None:
+    importlib.import_module("hf_mtl.modeling.configuration")
 
 
-for _module, _home in _REGISTERED_WITH.items():
-    _register(_module, _home)
+def _announce_pipeline(pipelines: Any) -> None:
+    pipelines.PIPELINE_REGISTRY.supported_tasks["multi-task"] = {
+        "impl": "hf_mtl.inference.pipeline.MultiTaskPipeline",
+        "pt": (pipelines.AutoModel,),
+        "type": "text",
+    }
+
+
+# These run halfway through transformers' own imports, so they import nothing that needs all of it.
+wrapt.register_post_import_hook(_announce_config, "transformers.models.auto.configuration_auto")
+wrapt.register_post_import_hook(_announce_pipeline, "transformers.pipelines")

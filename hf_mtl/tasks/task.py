@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -12,29 +11,10 @@ from transformers import PreTrainedConfig
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.tasks.labels import LabelError, label_name, shown
+from hf_mtl.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:  # evaluate imports half of transformers, and only evaluation needs it: task types import it late
     import evaluate
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskSpec:
-    """What a model keeps of a task: an entry of `tasks` in its `config.json`.
-
-    `label_list` is None for regression. `tag_scheme` is "BIO" or "none" for tagging (the scheme of the labels the
-    model gives, whatever scheme the rows were written in), else None. `threshold` is that of a multi-label task.
-    """
-
-    name: str
-    task_type: str
-    problem_type: str | None = None
-    label_list: list[str] | None = None
-    text_pair: bool = False
-    tag_scheme: str | None = None
-    threshold: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Window(NamedTuple):

@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, T
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, label_name, shown
-from hf_mtl.tasks.task import Answer, Cells, Task, TaskSpec, Window, balanced_weights
+from hf_mtl.tasks.spec import TaskSpec
+from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
 
 if TYPE_CHECKING:
     import evaluate

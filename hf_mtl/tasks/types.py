@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_mtl.tasks.task import Task, TaskSpec
+from hf_mtl.tasks.spec import TaskSpec
+from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.text_classification import TextClassification
 from hf_mtl.tasks.token_classification import TokenClassification
 
