@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -39,7 +39,7 @@ class Summary:
     notes: dict[str, Counter[str]] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(vars(self), ensure_ascii=False)  # asdict would count a Counter's pairs anew
 
     @classmethod
     def from_json(cls, text: str) -> "Summary":
