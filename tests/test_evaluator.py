@@ -1,0 +1,289 @@
+import copy
+import json
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from hf_mtl.batching.collator import Collator
+from hf_mtl.config import RunConfig, load_config
+from hf_mtl.data.encoding import Sequences
+from hf_mtl.data.preparation import prepare
+from hf_mtl.evaluation.errors import write_errors, wrong_rows
+from hf_mtl.evaluation.evaluator import TaskResult, evaluate
+from hf_mtl.evaluation.splits import evaluate_split
+from hf_mtl.modeling.model import MultiTaskModel
+from tests.tiny import TEXTS, tiny_model, tiny_tokenizer
+
+MAX_LENGTH = 16
+"""So short that most of the rows below need several windows."""
+TASKS = ("topic", "moods", "stars", "slots", "pos")
+TAGS = ("O", "B-city", "I-city", None)
+
+
+def make_rows() -> list[dict[str, Any]]:
+    """Rows of 1 to 25 words; each task has labels on some of them, and the tags have gaps."""
+    draw = random.Random(7)
+    vocabulary = [word for text in TEXTS for word in text.split()]
+    rows = []
+    for number in range(40):
+        tokens = draw.choices(vocabulary, k=draw.randint(1, 25))
+        tags = draw.choices(TAGS, weights=(5, 2, 2, 1), k=len(tokens))
+        row = {
+            "tokens": tokens,
+            "topic": draw.choice(["books", "music", "weather"]),
+            "moods": draw.sample(["happy", "sad"], draw.randint(0, 2)),
+            "stars": draw.random(),
+            "slots": tags if any(tags) else ["O"] * len(tokens),
+            "pos": draw.choices(["NOUN", "VERB"], k=len(tokens)),
+        }
+        for task in TASKS:
+            if number > 2 and draw.random() < 0.3:
+                row[task] = None
+        rows.append(row)
+    return rows
+
+
+ROWS = make_rows()
+
+
+def make_config() -> RunConfig:
+    kinds = {"topic": "single_label", "moods": "multi_label"}
+    tasks: dict[str, Any] = {
+        name: {"task_type": "text-classification", "problem_type": f"{kind}_classification"}
+        for name, kind in kinds.items()
+    }
+    tasks["stars"] = {"task_type": "text-classification", "problem_type": "regression"}
+    tasks["slots"] = tasks["pos"] = {"task_type": "token-classification"}
+    return load_config(
+        {
+            "encoder": "tiny",
+            "max_length": MAX_LENGTH,
+            "datasets": {"mail": {"tokens_column": "tokens"}},
+            "tasks": {name: {**entry, "dataset": "mail", "label_column": name} for name, entry in tasks.items()},
+            "training": {"output_dir": "out", "per_device_eval_batch_size": 4},
+        }
+    )
+
+
+def encode(rows: list[dict[str, Any]]) -> tuple[Sequences, list]:
+    """The rows as a validation split, and the tasks; train is always `ROWS`, so the labels are the same."""
+    memory = {"train": datasets.Dataset.from_list(ROWS), "validation": datasets.Dataset.from_list(rows)}
+    tokenizer = tiny_tokenizer("wordpiece", max_length=MAX_LENGTH)
+    prepared = prepare(make_config(), tokenizer, memory={"mail": datasets.DatasetDict(memory)})
+    return prepared.sequences["mail"]["validation"], list(prepared.tasks.values())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def sequences() -> Sequences:
+    return encode(ROWS)[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> MultiTaskModel:
+    model = tiny_model(tmp_path_factory.mktemp("tiny"), tasks=encode(ROWS)[1])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)  # new weights are so small that every text looks the same
+    return model
+
+
+def run(model: MultiTaskModel, sequences: Sequences, batch_size: int = 4, **options: Any) -> dict[str, TaskResult]:
+    collator = Collator(pad_token_id=0, pad_token_type_id=0, tasks=model.tasks)
+    return evaluate(model, sequences, options.pop("tasks", TASKS), collator, batch_size, device="cpu", **options)
+
+
+def by_text(results: dict[str, TaskResult], rows: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    return {
+        (task, " ".join(rows[row]["tokens"])): answer.prediction
+        for task, result in results.items()
+        for row, answer in zip(result.rows, result.answers, strict=True)
+        if task != "stars"  # a number moves in its last digits with the length of the padding
+    }
+
+
+def test_every_row_with_a_label_counts_exactly_once_and_with_its_own_label(model, sequences):
+    windows = np.bincount(sequences.dataset["row"][:])
+    assert windows.max() > 3
+    results = run(model, sequences)
+    for task in TASKS:
+        labelled = [row for row, cells in enumerate(ROWS) if cells[task] is not None]
+        assert results[task].rows == labelled
+        for row, answer in zip(labelled, results[task].answers, strict=True):
+            gold = ROWS[row][task]
+            if task in ("slots", "pos"):
+                assert list(answer.words) == [word for word, tag in enumerate(gold) if tag is not None]
+                assert len(answer.prediction) == len(answer.words)
+            elif task == "stars":
+                assert answer.reference == pytest.approx(gold)
+            else:
+                shown = model.tasks[task].shown_label(answer.reference)
+                assert shown == (sorted(gold) if task == "moods" else gold)
+
+
+def test_the_words_of_all_windows_are_joined_into_the_row(model, sequences):
+    """Each word's tag is what its own window, read alone and unpadded, says of it."""
+    expected: dict[int, dict[int, str]] = {}
+    labels = model.tasks["pos"].spec.label_list
+    for sequence in sequences.take(range(len(sequences))):
+        with torch.no_grad():
+            logits = model(torch.tensor([sequence["input_ids"]]), tasks=["pos"]).logits["pos"][0]
+        for word, piece in zip(sequence["pos.words"], sequence["pos.pieces"], strict=True):
+            assert piece >= 0
+            found = expected.setdefault(sequence["row"], {})
+            assert word not in found
+            found[word] = labels[int(logits[piece].argmax())]
+    result = run(model, sequences)["pos"]
+    for row, answer in zip(result.rows, result.answers, strict=True):
+        assert answer.prediction == [expected[row][word] for word in range(len(ROWS[row]["tokens"]))]
+    assert {tag for answer in result.answers for tag in answer.prediction} == set(labels)
+
+
+def test_text_tasks_read_the_first_window_alone(model, sequences):
+    firsts = {entry["row"]: entry for entry in sequences.take(range(len(sequences))) if entry["window"] == 0}
+    result = run(model, sequences)["topic"]
+    for row, answer in zip(result.rows, result.answers, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([firsts[row]["input_ids"]]), tasks=["topic"]).logits["topic"][0]
+        assert answer.prediction == int(logits.argmax())
+        assert answer.score == pytest.approx(float(logits.softmax(-1).max()), abs=1e-4)
+    assert len({answer.prediction for answer in result.answers}) > 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 1000])
+def test_the_batch_size_does_not_change_the_results(model, sequences, batch_size):
+    expected, found = run(model, sequences, 5), run(model, sequences, batch_size)
+    assert by_text(found, ROWS) == by_text(expected, ROWS)
+    for task in TASKS:
+        same_metrics(found[task].metrics, expected[task].metrics)
+
+
+def test_the_order_of_the_rows_does_not_change_the_results(model, sequences):
+    shuffled = random.Random(3).sample(ROWS, len(ROWS))
+    expected, found = run(model, sequences), run(model, encode(shuffled)[0])
+    assert by_text(found, shuffled) == by_text(expected, ROWS)
+    for task in TASKS:
+        same_metrics(found[task].metrics, expected[task].metrics)
+
+
+def same_metrics(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        if isinstance(value, dict):
+            same_metrics(found[name], value)
+        else:
+            assert found[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_evaluation_leaves_the_model_and_all_random_generators_as_they_were(model, sequences):
+    model = copy.deepcopy(model).train()
+    model.heads["topic"].eval()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+    modes = [part.training for part in model.modules()]
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    first, second = run(model, sequences), run(model, sequences)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert by_text(first, ROWS) == by_text(second, ROWS)
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model(torch.tensor([[2, 5, 3]])).logits["topic"].sum().backward()
+
+
+def test_the_mode_comes_back_when_a_batch_fails(model, sequences):
+    model = copy.deepcopy(model).train()
+
+    def fail(_: int) -> None:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        run(model, sequences, on_batch=fail)
+    assert model.training
+
+
+def test_a_model_in_bfloat16_is_read_in_32_bits(model, sequences):
+    results = run(copy.deepcopy(model).bfloat16(), sequences)
+    assert [len(result.rows) for result in results.values()] == [
+        sum(row[task] is not None for row in ROWS) for task in TASKS
+    ]
+
+
+def test_only_the_tasks_asked_for_are_read_and_progress_counts_their_sequences(model, sequences):
+    seen: list[int] = []
+    assert list(run(model, sequences, tasks=["topic"], on_batch=seen.append)) == ["topic"]
+    assert sum(seen) == sum(row["topic"] is not None for row in ROWS)
+
+
+def test_a_task_without_labels_in_a_split_has_no_metrics_and_is_left_out_of_the_run(model):
+    rows = [{**row, "topic": None} for row in ROWS[:5]]
+    sequences = encode(rows)[0]
+    result = run(model, sequences)["topic"]
+    assert (result.rows, result.answers, result.metrics) == ([], [], {})
+    collator = Collator(pad_token_id=0, pad_token_type_id=0, tasks=model.tasks)
+    assert list(evaluate_split(model, {"mail": sequences}, make_config(), collator)) == list(TASKS[1:])
+
+
+class NamedMetric:
+    """Stands in for a metric of the Hub: only its `compute` is called."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def compute(self, *, predictions: list, references: list) -> dict[str, Any]:
+        return {**self.values, "rows": len(predictions)} if len(self.values) > 1 else self.values
+
+
+def test_a_hub_metric_stands_under_its_name_and_is_never_nan(model, sequences):
+    metrics = {"me/one": NamedMetric(f=np.float32(0.5)), "me/two": NamedMetric(r=float("nan"), s=1, note="text")}
+    found = run(model, sequences, tasks=["topic"], hub_metrics={"topic": metrics})["topic"]
+    hub = {name: value for name, value in found.metrics.items() if "/" in name}
+    assert hub == {"me/one": 0.5, "me/two": 0.0, "me/two:r": 0.0, "me/two:s": 1.0, "me/two:rows": len(found.rows)}
+
+
+def test_wrong_rows_are_written_with_the_most_confident_first(model, sequences, tmp_path):
+    results = run(model, sequences)
+    config = make_config().datasets["mail"]
+    path = Path(tmp_path, "errors.jsonl")
+    for task in TASKS:
+        result = results[task]
+        wrong = [row for row, answer in zip(result.rows, result.answers, strict=True) if answer[0] != answer[1]]
+        entries = partial(wrong_rows, model.tasks[task], result, sequences.rows, config)
+        assert write_errors(path, entries()) == len(wrong) > 0
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert {line["row"] for line in lines} == {sequences.rows.where(row) for row in wrong}
+        assert {line["text"] for line in lines} == {" ".join(ROWS[row]["tokens"]) for row in wrong}
+        assert all(line["task"] == task and line["label"] != line["predicted"] for line in lines)
+        if task == "stars":
+            weights = [abs(line["label"] - line["predicted"]) for line in lines]
+        else:
+            weights = [line["score"] for line in lines]
+        assert weights == sorted(weights, reverse=True)
+        if task in ("slots", "pos"):
+            assert all(len(line["words"]) == len(line["label"]) == len(line["predicted"]) for line in lines)
+
+
+def test_text_that_is_no_valid_unicode_is_still_written_as_json(tmp_path):
+    path = Path(tmp_path, "errors.jsonl")
+    write_errors(path, [{"text": "half \ud83d", "label": "天气"}])
+    assert "天气" in path.read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "half \ud83d", "label": "天气"}
