@@ -360,6 +360,15 @@ def test_a_step_of_single_task_reads_one_task_of_one_data_set_and_only_sequences
             )
 
 
+def test_proportional_steps_of_single_task_alternate_at_random_and_the_short_ones_come_last_in_any_order():
+    epochs = [planned([101, 102, 103], epoch=epoch, step_size=5, batch="single_task") for epoch in range(6)]
+    for found in epochs:
+        assert sorted(len(step) for step in list(found)[-3:]) == [1, 2, 3]
+        orders = [step.tasks for step in found][:60]
+        assert sum(one != two for one, two in zip(orders, orders[1:], strict=False)) > 25
+    assert len({tuple(len(step) for step in list(found)[-3:]) for found in epochs}) > 2
+
+
 def test_a_mixed_step_reads_all_active_tasks():
     items, lengths = corpus([20, 20], tasks=2)
     found = plan(0, 0, units(items, ["a0", "b0", "b1"]), {}, lengths, 8)
@@ -410,18 +419,29 @@ def test_pooled_steps_mix_data_sets_where_their_lengths_overlap_and_differ_every
     assert len(made[0] & made[1]) == 0
 
 
-def test_draws_of_equal_length_are_mixed_at_random_in_a_pool():
+@pytest.mark.parametrize("strategy", ["proportional", "round_robin"])
+def test_draws_of_equal_length_are_mixed_in_a_pool(strategy):
     items, _ = corpus([400, 400])
     lengths = [np.full(400, 9), np.full(400, 9)]
-    found = plan(0, 0, units(items, active(items)), {}, lengths, 20, pool_size=10)
+    found = plan(0, 0, units(items, active(items)), {}, lengths, 20, strategy, pool_size=10)
     assert all(3 <= step.sequences[:, 0].sum() <= 17 for step in found)
 
 
-def test_pooled_steps_are_not_in_the_order_of_their_lengths():
+@pytest.mark.parametrize("pool_size", [64, 1000])
+def test_pooled_steps_are_not_in_the_order_of_their_lengths(pool_size):
     taking_turns, lengths = realistic()
-    found = plan(0, 0, taking_turns, {}, lengths, 32, pool_size=64)
+    found = plan(0, 0, taking_turns, {}, lengths, 32, pool_size=pool_size)
     longest = [lengths_of(step, lengths).max() for step in found][:64]
     assert abs(np.corrcoef(longest, range(64))[0, 1]) < 0.4
+
+
+def test_the_longest_steps_come_at_any_place_of_an_epoch():
+    taking_turns, lengths = realistic()
+    places = [
+        np.argmax([lengths_of(step, lengths).max() for step in found])
+        for found in in_a_row(8, taking_turns, lengths, 32, pool_size=1000)
+    ]
+    assert len(set(places)) > 5
 
 
 def test_the_short_step_comes_last_and_is_of_any_length():

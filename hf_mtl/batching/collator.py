@@ -53,7 +53,7 @@ class Collator:
     def for_tasks(
         cls, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task], device: torch.device
     ) -> "Collator":
-        """The collator of a model with these tasks; on CUDA widths are multiples of 8, as its matrix units like them."""
+        """The collator of a model's tasks; on CUDA widths are multiples of 8, which its matrix units want."""
         return cls(
             pad_token_id=int(tokenizer.pad_token_id),
             pad_token_type_id=tokenizer.pad_token_type_id,

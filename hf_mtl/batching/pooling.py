@@ -10,8 +10,8 @@ def pooled(lengths: Integers, step_size: int, pool_size: int, *key: int | str) -
     """The order in which a stream of draws fills its steps, the short one last; each step's longest draw first.
 
     `pool_size` steps are drawn together, sorted by length, cut into steps, and these shuffled. Draws of equal length
-    stand in random order, so that a step mixes what is equally long. Where the stream's last pool gives up the short
-    step's draws is random too: it is not always the longest or the shortest that come last.
+    keep the order in which they were drawn, so that a step mixes the units that are equally long. Where the sorted
+    last pool gives up the short step's draws is random: it is not always the longest or the shortest that come last.
 
     Args:
         lengths: the pieces of each draw, `[draws]`.
@@ -21,14 +21,13 @@ def pooled(lengths: Integers, step_size: int, pool_size: int, *key: int | str) -
     """
     pool = step_size * min(pool_size, len(lengths) // step_size + 1)
     whole = len(lengths) // pool * pool
-    ties = random_bits(len(lengths), *key, "ties") >> np.uint64(32)
-    ranks = (lengths.max(initial=0) - lengths).astype(np.uint64) << np.uint64(32) | ties
-    order = np.argsort(ranks[:whole].reshape(-1, pool), axis=1, kind="stable") + np.arange(0, whole, pool)[:, None]
+    shortness = lengths.max(initial=0) - lengths
+    order = np.argsort(shortness[:whole].reshape(-1, pool), axis=1, kind="stable") + np.arange(0, whole, pool)[:, None]
     steps = order.reshape(-1, pool // step_size, step_size)
     shuffle = np.argsort(random_bits(whole // step_size, *key, "steps").reshape(steps.shape[:2]), axis=1, kind="stable")
     steps = np.take_along_axis(steps, shuffle[:, :, None], axis=1)
 
-    last = whole + np.argsort(ranks[whole:], kind="stable")
+    last = whole + np.argsort(shortness[whole:], kind="stable")
     full, short = divmod(len(last), step_size)
     cut = int(random_bits(1, *key, "short")[0] % np.uint64(full + 1)) * step_size
     rest = np.delete(last, slice(cut, cut + short)).reshape(full, step_size)
