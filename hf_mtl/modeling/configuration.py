@@ -1,4 +1,7 @@
-"""MultiTaskConfig: what the `config.json` of a multi-task model says."""
+"""MultiTaskConfig: what the `config.json` of a multi-task model says.
+
+The module is imported as soon as transformers' `AutoConfig` is; so it imports nothing of transformers beyond that.
+"""
 
 import copy
 import importlib
@@ -6,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.configuration_auto import AutoConfig
 
-from hf_mtl.config_checks import MODULE_NAMES
 from hf_mtl.errors import UserError
 from hf_mtl.tasks.spec import TaskSpec
 
@@ -22,22 +25,22 @@ class MultiTaskConfig(PreTrainedConfig):
 
     Args:
         encoder_config: the config of the shared encoder, or its dict with `model_type`.
-        tasks: a dict for each task, in order: the fields of `hf_mtl.tasks.task.TaskSpec`.
+        tasks: a dict for each task, in order: the fields of `hf_mtl.tasks.spec.TaskSpec`.
         format_version: of the files; a higher one than this version of hf_mtl knows is refused.
 
     Raises:
-        UserError: if the entries do not make a model that this version of hf_mtl can build.
+        UserError: if the entries are not those of a model that this version of hf_mtl can build.
     """
 
     model_type = "hf_mtl"
     sub_configs = {"encoder_config": AutoConfig}
 
-    encoder_config: PreTrainedConfig | dict | None = None
-    tasks: list[dict] | tuple[dict, ...] = ()
+    encoder_config: Any = None
+    tasks: Sequence[Mapping[str, Any]] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Whoever has a config can build the model: its module registers it with AutoModel.
+        # AutoModel looks up the model of a config it has read; until there is a config, nothing needs the model.
         importlib.import_module("hf_mtl.modeling.model")
         if self.format_version > FORMAT_VERSION:
             raise UserError(
@@ -49,7 +52,7 @@ class MultiTaskConfig(PreTrainedConfig):
         if self.encoder_config is not None:
             # Where the encoder once came from is the run's business: it may be a path of somebody's machine.
             self.encoder_config.name_or_path = ""
-        self.tasks = [task.to_dict() for task in task_specs(self.tasks)]
+        self.tasks = [spec.to_dict() for spec in task_specs(self.tasks)]
         super().__post_init__(**kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
@@ -74,7 +77,28 @@ def _encoder_config(entries: Mapping[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(model_type, **entries)
     except ValueError as error:
-        raise UserError(f"encoder_config: the installed transformers has no encoder of type {model_type!r}") from error
+        raise UserError(f"encoder_config of type {model_type!r} cannot be read: {error}") from error
+
+
+def task_specs(tasks: Sequence[Mapping[str, Any]]) -> list[TaskSpec]:
+    """The tasks of a `config.json`.
+
+    Raises:
+        UserError: for keys that this version does not know or misses, and for two tasks of one name.
+    """
+    known = {field.name for field in fields(TaskSpec)}
+    specs: dict[str, TaskSpec] = {}
+    for number, entries in enumerate(tasks):
+        where = f"tasks[{number}] ({entries.get('name', 'no name')})"
+        unknown = sorted(set(entries) - known)
+        if unknown or not {"name", "task_type"} <= set(entries):
+            wrong = f"has unknown keys {', '.join(unknown)}" if unknown else "has no name or no task_type"
+            raise UserError(f"{where} {wrong}; known are {', '.join(sorted(known))}")
+        spec = TaskSpec(**entries)
+        if spec.name in specs:
+            raise UserError(f"there are two tasks called {spec.name!r}; task names must differ")
+        specs[spec.name] = spec
+    return list(specs.values())
 
 
 def bare(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -86,45 +110,6 @@ def bare(config: PreTrainedConfig) -> PreTrainedConfig:
     config.id2label = config.label2id = config.problem_type = config.architectures = None
     config.num_labels = 2  # transformers' default, which it does not write
     return config
-
-
-def task_specs(tasks: Sequence[Mapping[str, Any]]) -> list[TaskSpec]:
-    """The tasks of a `config.json`, checked.
-
-    Raises:
-        UserError: for keys or task types that this version does not know, and for names that cannot be used.
-    """
-    # Imported with the first config, not with this module, which transformers' auto classes load halfway through theirs.
-    from hf_mtl.tasks.types import TASK_TYPES
-
-    known = {field.name for field in fields(TaskSpec)}
-    specs: list[TaskSpec] = []
-    for number, entries in enumerate(tasks):
-        where = f"tasks[{number}] ({entries.get('name', 'no name')})"
-        unknown = sorted(set(entries) - known)
-        if unknown or not {"name", "task_type"} <= set(entries):
-            wrong = f"has unknown keys {', '.join(unknown)}" if unknown else "has no name or no task_type"
-            raise UserError(f"{where} {wrong}; known are {', '.join(sorted(known))}")
-        if entries["task_type"] not in TASK_TYPES:
-            raise UserError(f"{where}: {entries['task_type']!r} is not a task type; use one of {', '.join(TASK_TYPES)}")
-        spec = TaskSpec(**entries)
-        check_task_name(spec.name, [other.name for other in specs])
-        specs.append(spec)
-    return specs
-
-
-def check_task_name(name: str, others: Sequence[str] = ()) -> None:
-    """Refuse a task name that cannot name a module of the model.
-
-    Raises:
-        UserError: if it is no identifier, an attribute of every module, or taken.
-    """
-    if not isinstance(name, str) or not name.isidentifier():
-        raise UserError(f"{name!r} cannot name a task; use letters, digits and _, and begin with a letter")
-    if name in MODULE_NAMES:
-        raise UserError(f"{name!r} cannot name a task: modules of torch have an attribute of that name; choose another")
-    if name in others:
-        raise UserError(f"there are two tasks called {name!r}; task names must differ")
 
 
 AutoConfig.register(MultiTaskConfig.model_type, MultiTaskConfig)

@@ -1,7 +1,6 @@
 """Heads: stock `AutoModelFor…` instances that read states the shared encoder has computed."""
 
 import copy
-from functools import cache
 from typing import Any
 
 import torch
@@ -39,12 +38,17 @@ class EncodedStates(nn.Module):
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
-@cache
+_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
+"""Stock class → its head class, so that there is one of each."""
+
+
 def head_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The stock class with `EncodedStates` for its base model: same name, same weight names, same initialisation.
 
     The base model is built on the meta device only, so that no head costs an encoder.
     """
+    if stock in _CLASSES:
+        return _CLASSES[stock]
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig) -> None:  # noqa: N807
         device = torch.empty(0).device
@@ -58,8 +62,21 @@ def head_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
         self.post_init()
 
     # The stock module's name makes transformers' loader treat the class as the library's own.
-    entries = {"__init__": __init__, "__module__": stock.__module__, "__doc__": stock.__doc__, "stock_class": stock}
-    return type(stock.__name__, (stock,), entries)
+    entries = {"__init__": __init__, "__module__": stock.__module__, "__doc__": stock.__doc__}
+    _CLASSES[stock] = type(stock.__name__, (stock,), entries)
+    return _CLASSES[stock]
+
+
+def check_name(task: str) -> None:
+    """Refuse a task name that cannot name a module.
+
+    Raises:
+        UserError: if it is no identifier, or an attribute that every module has.
+    """
+    if not task.isidentifier():
+        raise UserError(f"{task!r} cannot name a task; use letters, digits and _, and begin with a letter")
+    if hasattr(nn.ModuleDict(), task):
+        raise UserError(f"{task!r} cannot name a task: torch's modules have an attribute of that name; choose another")
 
 
 def stock_class(task: Task, encoder_config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
-from hf_mtl.modeling.heads import new_head, stock_class
+from hf_mtl.modeling.heads import check_name, new_head, stock_class
 from hf_mtl.modeling.loading import (
     drop_pooler,
     load_encoder,
@@ -24,7 +24,7 @@ from hf_mtl.modeling.loading import (
     why_not,
 )
 from hf_mtl.tasks.task import Task
-from hf_mtl.tasks.types import build_task
+from hf_mtl.tasks.types import TASK_TYPES, build_task
 
 
 @dataclass
@@ -58,7 +58,7 @@ class MultiTaskModel(PreTrainedModel):
         super().__init__(config)
         if config.encoder_config is None:
             raise UserError("not a multi-task model: config.json has no encoder_config; from_encoder makes a new model")
-        self.tasks: dict[str, Task] = {entry["name"]: build_task(entry) for entry in config.tasks}
+        self.tasks: dict[str, Task] = _tasks(config)
         self.encoder = AutoModel.from_config(config.encoder_config)
         drop_pooler(self.encoder)
         self.heads = nn.ModuleDict({name: new_head(task, config.encoder_config) for name, task in self.tasks.items()})
@@ -66,7 +66,7 @@ class MultiTaskModel(PreTrainedModel):
         self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
         # Stock classes name weights they do without; in a file of ours nothing may be missing.
-        self._keys_to_ignore_on_load_missing = set()
+        self._keys_to_ignore_on_load_missing: set[str] = set()
 
     @classmethod
     def from_encoder(
@@ -92,6 +92,7 @@ class MultiTaskModel(PreTrainedModel):
         """
         config = load_encoder_config(encoder, encoder_config, revision)
         for task in tasks:
+            check_name(task.name)
             stock_class(task, config)
         base = load_encoder(encoder, config, revision)
         heads = {task.name: load_head(encoder, task, base.config, revision) for task in tasks}
@@ -238,6 +239,17 @@ class MultiTaskModel(PreTrainedModel):
         if labels is None:
             return MultiTaskOutput(logits=logits)
         return MultiTaskOutput(loss_sums=loss_sums, items=items, logits=logits)
+
+
+def _tasks(config: MultiTaskConfig) -> dict[str, Task]:
+    tasks = {}
+    for entry in config.tasks:
+        check_name(entry["name"])
+        if entry["task_type"] not in TASK_TYPES:
+            known = ", ".join(TASK_TYPES)
+            raise UserError(f"task {entry['name']}: {entry['task_type']!r} is not a task type; use one of {known}")
+        tasks[entry["name"]] = build_task(entry)
+    return tasks
 
 
 AutoModel.register(MultiTaskConfig, MultiTaskModel)
