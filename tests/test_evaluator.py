@@ -2,7 +2,7 @@ import copy
 import json
 import random
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from hf_mtl.batching.collator import Collator
 from hf_mtl.config import RunConfig, load_config
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.preparation import prepare
-from hf_mtl.evaluation.errors import write_errors, wrong_rows
+from hf_mtl.errors import UserError
+from hf_mtl.evaluation.errors import write_errors
 from hf_mtl.evaluation.evaluator import TaskResult, evaluate
-from hf_mtl.evaluation.splits import evaluate_split
+from hf_mtl.evaluation.splits import evaluate_saved, evaluate_split, metric_choices, tuned_thresholds
 from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.run_file import write_run_file
 from tests.tiny import TEXTS, tiny_model, tiny_tokenizer
 
 MAX_LENGTH = 16
@@ -53,7 +55,7 @@ def make_rows() -> list[dict[str, Any]]:
 ROWS = make_rows()
 
 
-def make_config() -> RunConfig:
+def make_config(**changes: Any) -> RunConfig:
     kinds = {"topic": "single_label", "moods": "multi_label"}
     tasks: dict[str, Any] = {
         name: {"task_type": "text-classification", "problem_type": f"{kind}_classification"}
@@ -61,15 +63,14 @@ def make_config() -> RunConfig:
     }
     tasks["stars"] = {"task_type": "text-classification", "problem_type": "regression"}
     tasks["slots"] = tasks["pos"] = {"task_type": "token-classification"}
-    return load_config(
-        {
-            "encoder": "tiny",
-            "max_length": MAX_LENGTH,
-            "datasets": {"mail": {"tokens_column": "tokens"}},
-            "tasks": {name: {**entry, "dataset": "mail", "label_column": name} for name, entry in tasks.items()},
-            "training": {"output_dir": "out", "per_device_eval_batch_size": 4},
-        }
-    )
+    run = {
+        "encoder": "tiny",
+        "max_length": MAX_LENGTH,
+        "datasets": {"mail": {"tokens_column": "tokens"}},
+        "tasks": {name: {**entry, "dataset": "mail", "label_column": name} for name, entry in tasks.items()},
+        "training": {"output_dir": "out", "per_device_eval_batch_size": 4},
+    }
+    return load_config(run | changes)
 
 
 def encode(rows: list[dict[str, Any]]) -> tuple[Sequences, list]:
@@ -260,30 +261,76 @@ def test_a_hub_metric_stands_under_its_name_and_is_never_nan(model, sequences):
     assert hub == {"me/one": 0.5, "me/two": 0.0, "me/two:r": 0.0, "me/two:s": 1.0, "me/two:rows": len(found.rows)}
 
 
-def test_wrong_rows_are_written_with_the_most_confident_first(model, sequences, tmp_path):
-    results = run(model, sequences)
-    config = make_config().datasets["mail"]
-    path = Path(tmp_path, "errors.jsonl")
+def save_run(folder: Path, model: MultiTaskModel, rows: list[dict[str, Any]]) -> None:
+    """A saved model with its tokenizer, rows of its test split and the run file that names them."""
+    model.save_pretrained(folder)
+    tiny_tokenizer("wordpiece", max_length=MAX_LENGTH).save_pretrained(folder)
+    files = {"train": "train.jsonl", "test": "test.jsonl"}
+    for file in files.values():
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = {"mail": {"path": "json", "data_files": files, "tokens_column": "tokens"}}
+    write_run_file(make_config(datasets=data, base_dir=str(folder)), folder / "run.yaml")
+
+
+def test_a_saved_model_is_evaluated_on_a_split_of_its_own_run_file(model, sequences, tmp_path):
+    save_run(tmp_path, model, ROWS)
+    saved = evaluate_saved(str(tmp_path), "test")
+    expected = run(model, sequences)
+    assert by_text(saved.results, ROWS) == by_text(expected, ROWS)
     for task in TASKS:
-        result = results[task]
+        same_metrics(saved.results[task].metrics, expected[task].metrics)
+    with pytest.raises(UserError, match="no data set has a split validation"):
+        evaluate_saved(str(tmp_path), "validation")
+    with pytest.raises(UserError, match="did you mean test?"):
+        evaluate_saved(str(tmp_path), "tests")
+    (tmp_path / "run.yaml").unlink()
+    with pytest.raises(UserError, match="no saved multi-task model could be read"):
+        evaluate_saved(str(tmp_path), "test")
+
+
+def test_wrong_answers_are_written_with_the_most_confident_first(model, tmp_path):
+    save_run(tmp_path, model, ROWS)
+    saved = evaluate_saved(str(tmp_path), "test")
+    path = tmp_path / "errors.jsonl"
+    assert write_errors(path, saved) == len(path.read_text(encoding="utf-8").splitlines())
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for task, result in saved.results.items():
+        own = [line for line in lines if line["task"] == task]
         wrong = [row for row, answer in zip(result.rows, result.answers, strict=True) if answer[0] != answer[1]]
-        entries = partial(wrong_rows, model.tasks[task], result, sequences.rows, config)
-        assert write_errors(path, entries()) == len(wrong) > 0
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        assert {line["row"] for line in lines} == {sequences.rows.where(row) for row in wrong}
-        assert {line["text"] for line in lines} == {" ".join(ROWS[row]["tokens"]) for row in wrong}
-        assert all(line["task"] == task and line["label"] != line["predicted"] for line in lines)
-        if task == "stars":
-            weights = [abs(line["label"] - line["predicted"]) for line in lines]
-        else:
-            weights = [line["score"] for line in lines]
+        assert sorted(line["row"] for line in own) == sorted(f"test.jsonl row {row + 1}" for row in wrong)
+        assert {line["text"] for line in own} == {" ".join(ROWS[row]["tokens"]) for row in wrong}
+        assert all(line["label"] != line["predicted"] for line in own)
+        weights = [abs(line["label"] - line["predicted"]) if task == "stars" else line["score"] for line in own]
         assert weights == sorted(weights, reverse=True)
         if task in ("slots", "pos"):
-            assert all(len(line["words"]) == len(line["label"]) == len(line["predicted"]) for line in lines)
+            assert all(len(line["words"]) == len(line["label"]) == len(line["predicted"]) for line in own)
 
 
-def test_text_that_is_no_valid_unicode_is_still_written_as_json(tmp_path):
-    path = Path(tmp_path, "errors.jsonl")
-    write_errors(path, [{"text": "half \ud83d", "label": "天气"}])
-    assert "天气" in path.read_text(encoding="utf-8")
-    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "half \ud83d", "label": "天气"}
+def test_a_tuned_threshold_is_at_least_as_good_as_a_half(model, sequences):
+    tasks = make_config().model_dump(mode="json", exclude_unset=True)["tasks"]
+    tasks["moods"]["threshold"] = "tune"
+    config = make_config(tasks=tasks)
+    collator = Collator(pad_token_id=0, pad_token_type_id=0, tasks=model.tasks)
+    found = tuned_thresholds(model, {"mail": sequences}, config, collator)
+    assert list(found) == ["moods"]
+    before = run(model, sequences, tasks=["moods"])["moods"].metrics["f1_micro"]
+    tuned = copy.deepcopy(model)
+    tuned.tasks["moods"].spec = replace(tuned.tasks["moods"].spec, threshold=found["moods"])
+    assert run(tuned, sequences, tasks=["moods"])["moods"].metrics["f1_micro"] >= before
+
+
+def test_the_first_metric_of_the_run_file_or_of_the_task_stands_in_the_score(model):
+    entries = make_config().tasks
+    chosen = {"topic": "f1_macro", "moods": "f1_micro", "stars": "spearman", "slots": "f1", "pos": "f1_macro"}
+    assert metric_choices(model.tasks, entries) == chosen
+    named = {**entries, "topic": entries["topic"].model_copy(update={"metrics": ["mcc", "accuracy"]})}
+    assert metric_choices(model.tasks, named) == chosen | {"topic": "mcc"}
+    wrong = {
+        **entries,
+        "pos": entries["pos"].model_copy(update={"metrics": ["accuracy", "f1"]}),
+        "stars": entries["stars"].model_copy(update={"metrics": ["rmse"]}),
+    }
+    with pytest.raises(UserError) as error:
+        metric_choices(model.tasks, wrong)
+    assert "tasks.pos.metrics[1]: 'f1' is not a metric of this task" in str(error.value)
+    assert "tasks.stars.metrics[0]: 'rmse' cannot be first" in str(error.value)

@@ -1,7 +1,7 @@
 """The rows that a model gets wrong, written out to be read: where, what the row says, what the model says."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from hf_mtl.config import DatasetConfig
 from hf_mtl.data.rows import RowSplit
 from hf_mtl.data.texts import join_words
 from hf_mtl.evaluation.evaluator import TaskResult
+from hf_mtl.evaluation.splits import SavedEvaluation
 from hf_mtl.tasks.task import Answer, Task
 
 
@@ -40,13 +41,17 @@ def wrong_rows(task: Task, result: TaskResult, rows: RowSplit, config: DatasetCo
         }
 
 
-def write_errors(path: str | Path, entries: Iterable[Mapping[str, Any]]) -> int:
-    """Writes entries as JSON lines; gives their number."""
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+def write_errors(path: str | Path, saved: SavedEvaluation) -> int:
+    """Writes the wrong answers of all tasks as JSON lines, task after task; gives their number."""
+    entries: list[dict[str, Any]] = []
+    for name, result in saved.results.items():
+        dataset = saved.config.tasks[name].dataset
+        rows = saved.splits[dataset].rows
+        entries += wrong_rows(saved.model.tasks[name], result, rows, saved.config.datasets[dataset])
     # Half a surrogate pair is no UTF-8; as an escape it is what JSON calls it.
     with Path(path).open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(lines)
-    return len(lines)
+        file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    return len(entries)
 
 
 def _weight(answer: Answer) -> float:
@@ -56,10 +61,10 @@ def _weight(answer: Answer) -> float:
 
 
 def _texts(rows: RowSplit, row: int, config: DatasetConfig, answer: Answer) -> dict[str, Any]:
-    named = [config.text_column, config.text_pair_column, config.tokens_column]
-    cells = {name: values[0] for name, values in rows.batch(row, row + 1, columns=[n for n in named if n]).items()}
-    text, pair, tokens = (cells[name] if name else None for name in named)
-    found = {"text": join_words(tokens, config.token_separator)[0] if text is None else text}
+    named = (config.text_column, config.text_pair_column, config.tokens_column)
+    cells = rows.batch(row, row + 1, columns=[name for name in named if name])
+    text, pair, tokens = (cells[name][0] if name else None for name in named)
+    found = {"text": join_words(tokens or (), config.token_separator)[0] if text is None else text}
     if pair is not None:
         found["text_pair"] = pair
     if tokens is not None and answer.words is not None:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_mtl.batching.collator import Collator
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.tasks.task import Answer, Task
 
-Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 HubMetrics = Mapping[str, hf_evaluate.Metric]
 
 
@@ -86,7 +86,7 @@ def read_answers(
     with _evaluating(model):
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            chosen = sequences.take(places)
+            chosen = sequences.take(places.tolist())
             rows = {name: np.flatnonzero(reader.reads[places]) for name, reader in readers.items()}
             rows = {name: found for name, found in rows.items() if len(found)}
             logits = _logits(model, collator(chosen), rows, device)

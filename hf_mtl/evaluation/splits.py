@@ -1,12 +1,19 @@
 """A run's evaluation: all data sets of a split, with the metrics and thresholds that the run file asks for."""
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from hf_mtl.config import RunConfig, TaskConfig
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+from hf_mtl.batching.collator import Collator
+from hf_mtl.config import RunConfig, TaskConfig, load_config
+from hf_mtl.config_messages import use
 from hf_mtl.data.encoding import Sequences
-from hf_mtl.errors import ConfigError
-from hf_mtl.evaluation.evaluator import Collator, TaskResult, evaluate, read_answers
+from hf_mtl.data.preparation import prepare
+from hf_mtl.errors import UserError
+from hf_mtl.evaluation.evaluator import TaskResult, evaluate, read_answers
 from hf_mtl.evaluation.threshold import tune
 from hf_mtl.metrics.hub import hub_metric
 from hf_mtl.modeling.model import MultiTaskModel
@@ -14,6 +21,58 @@ from hf_mtl.tasks.task import Task
 
 ERRORS = frozenset({"rmse"})
 """Metrics that are the better the smaller: the score of a model cannot be made of them."""
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SavedEvaluation:
+    """What `evaluate_saved` gives.
+
+    Args:
+        results: task → result, for the tasks that have rows in the split.
+        model: the model.
+        splits: data set → its sequences of the split.
+        config: the run file that was read.
+    """
+
+    results: dict[str, TaskResult]
+    model: MultiTaskModel
+    splits: dict[str, Sequences]
+    config: RunConfig
+
+
+def evaluate_saved(
+    model: str, split: str, run_file: str | None = None, *, progress: Callable[[str], None] = lambda _: None
+) -> SavedEvaluation:
+    """Evaluates a saved model on the rows of its own run file, or of another one with tasks of the same names.
+
+    Args:
+        model: a folder, or the id of a repository on the Hub.
+        split: train, validation or test.
+        run_file: read instead of the model's `run.yaml`; its `encoder` and `max_length` are not.
+        progress: told what is being read, a line each.
+
+    Raises:
+        UserError: if the model, the run file or the rows cannot be read or do not go together.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split {split!r}: {use(split, SPLITS)}")
+    try:
+        loaded = MultiTaskModel.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        run_file = run_file or cached_file(model, "run.yaml")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model}: no saved multi-task model could be read from there ({error})") from error
+    config = load_config(run_file).model_copy(update={"max_length": tokenizer.model_max_length})
+    tasks = {name: task for name, task in loaded.tasks.items() if name in config.tasks}
+    if not tasks:
+        raise UserError(f"{run_file} has none of the tasks of {model}: {', '.join(loaded.tasks)}")
+    splits = prepare(config, tokenizer, tasks=tasks, wanted=[split], progress=progress).split(split)
+    if not splits:
+        raise UserError(f"{run_file}: no data set has a split {split}; name its files or cut it under `splits`")
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    collator = Collator.for_tasks(tokenizer, loaded.tasks, loaded.device)
+    return SavedEvaluation(evaluate_split(loaded, splits, config, collator), loaded, splits, config)
 
 
 def evaluate_split(
@@ -34,18 +93,18 @@ def evaluate_split(
     """
     results: dict[str, TaskResult] = {}
     for dataset, sequences in splits.items():
-        tasks = [task for task in model.tasks if config.tasks[task].dataset == dataset]
+        tasks = _tasks_of(model, config, dataset)
         results |= evaluate(
             model,
             sequences,
-            tasks,
+            list(tasks),
             collator,
             config.training.per_device_eval_batch_size,
             device=model.device,
             on_batch=on_batch,
             hub_metrics={
-                task: {name: hub_metric(name) for name in config.tasks[task].metrics or () if "/" in name}
-                for task in tasks
+                task: {name: hub_metric(name) for name in entry.metrics or () if "/" in name}
+                for task, entry in tasks.items()
             },
         )
     return {task: results[task] for task in model.tasks if task in results and results[task].rows}
@@ -55,25 +114,23 @@ def metric_choices(tasks: Mapping[str, Task], entries: Mapping[str, TaskConfig])
     """Task → the metric that stands for it in the score: the first of the run file's, or the task's own first.
 
     Raises:
-        ConfigError: for a metric that the task does not have, or that cannot be the first.
-        UserError: for a metric of the Hub that cannot be loaded.
+        UserError: for a metric that the task does not have, that cannot be the first, or that cannot be loaded.
     """
     choices: dict[str, str] = {}
-    errors: list[tuple[str, str]] = []
+    errors: list[str] = []
     for name, task in tasks.items():
-        own = task.metrics
-        named = entries[name].metrics or own[:1]
-        for metric in named:
+        named = entries[name].metrics or task.metrics[:1]
+        for place, metric in enumerate(named):
+            where = f"tasks.{name}.metrics[{place}]: {metric!r}"
             if "/" in metric:
                 hub_metric(metric)
-            elif metric not in own:
-                errors.append((f"tasks.{name}.metrics", _unknown(metric, own)))
-        if named[0] in ERRORS:
-            better = ", ".join(metric for metric in own if metric not in ERRORS)
-            errors.append((f"tasks.{name}.metrics", f"{named[0]} cannot be the first (less is better); use {better}"))
+            elif metric not in task.metrics:
+                errors.append(f"{where} is not a metric of this task; {use(metric, task.metrics)}")
+            elif place == 0 and metric in ERRORS:
+                errors.append(f"{where} cannot be first: the first metric is the score, of which more must be better")
         choices[name] = named[0]
     if errors:
-        raise ConfigError("run config", errors)
+        raise UserError("\n".join(errors))
     return choices
 
 
@@ -83,20 +140,16 @@ def tuned_thresholds(
     """The best threshold on a split of each task whose `threshold` is `tune`; arguments as for `evaluate_split`."""
     found: dict[str, float] = {}
     for dataset, sequences in splits.items():
-        entries = {task: config.tasks[task] for task in model.tasks}
-        tasks = [task for task, entry in entries.items() if entry.dataset == dataset and entry.threshold == "tune"]
-        if not tasks:
-            continue
+        tasks = [name for name, entry in _tasks_of(model, config, dataset).items() if entry.threshold == "tune"]
         size = config.training.per_device_eval_batch_size
-        answers = read_answers(model, sequences, tasks, collator, size, device=model.device)
-        for task in tasks:
-            scores = [answer.scores for answer in answers[task].values() if answer.scores is not None]
-            if scores:
-                found[task] = tune(scores, [answer.reference for answer in answers[task].values()])
+        for task, answers in read_answers(model, sequences, tasks, collator, size, device=model.device).items():
+            if answers:
+                scores = [answer.scores or () for answer in answers.values()]
+                found[task] = tune(scores, [answer.reference for answer in answers.values()])
     return found
 
 
-def _unknown(metric: str, own: Sequence[str]) -> str:
-    near = get_close_matches(metric, own, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{metric!r} is not a metric of this task{hint} It has {', '.join(own)}; a Hub metric is written user/metric"
+def _tasks_of(model: MultiTaskModel, config: RunConfig, dataset: str) -> dict[str, TaskConfig]:
+    """The model's tasks that read a data set."""
+    entries = {task: config.tasks[task] for task in model.tasks if task in config.tasks}
+    return {task: entry for task, entry in entries.items() if entry.dataset == dataset}
