@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 
 from hf_mtl.config import DatasetConfig
 from hf_mtl.data.records import kind
@@ -16,6 +17,15 @@ from hf_mtl.errors import DataError
 
 POSITION = {"_row": datasets.Value("int64"), "_line": datasets.Value("int64"), "_file": datasets.Value("int32")}
 """Where a row comes from: columns beside the data set's own."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError
+
+
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
 
 
 class CellError(ValueError):
@@ -43,7 +53,7 @@ class Columns:
         Raises:
             DataError: if a column is named for two things, or is called as a column of ours.
         """
-        tokens = config.tokens_column or ("tokens" if config.path == "conll" else None)
+        tokens = config.tokens_column
         texts = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
         keys = [(column, key) for key, column in texts.items() if column]
         keys += [(tokens, "tokens_column")] if tokens else []
@@ -100,7 +110,9 @@ class Columns:
 
 def is_null(cell: Any) -> bool:
     """Whether a label cell says nothing: null, "" or NaN."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+    if isinstance(cell, str):
+        return not cell
+    return cell is None or (isinstance(cell, (float, np.floating)) and math.isnan(cell))
 
 
 def _text(column: str, cell: Any) -> str | None:
@@ -141,7 +153,7 @@ def _label(column: str, cell: Any, from_csv: bool) -> str | None:
         with contextlib.suppress(ValueError, RecursionError):  # A label may begin with a bracket, too.
             cell = json.loads(cell)
     try:
-        return _encodable(column, json.dumps(cell, ensure_ascii=False))
+        return _encodable(column, _TO_JSON(cell))
     except TypeError:
         raise CellError(f"column {column!r} holds a {type(cell).__name__}, which JSON does not have") from None
 

@@ -74,7 +74,7 @@ class SourceFile:
             if encoding is None or codecs.lookup(encoding).name == "utf-8":
                 mark = cast(io.BufferedReader, file).peek(4)[:4]
                 found = next((name for bom, name in BYTE_ORDER_MARKS.items() if mark.startswith(bom)), "utf-8")
-                text.reconfigure(encoding=found)
+                text.reconfigure(encoding=found, errors="hf_mtl.mark")
             yield text
 
     def _open_bytes(self) -> IO[bytes]:

@@ -47,7 +47,7 @@ def _read_lines(source: SourceFile, problems: Problems) -> Iterator[Record]:
             if not line.strip():
                 continue
             row += 1
-            values, problem = _object(line)
+            values, problem = _object(line.rstrip("\n"))
             if problem is not None:
                 problems.add(f"{place(source.name, row, number)}: {problem}")
             else:

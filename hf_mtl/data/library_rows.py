@@ -1,7 +1,8 @@
 """Rows that `datasets` reads (Hub sets, parquet) or holds already: checked by their features, never row by row."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from hf_mtl.config import DatasetConfig
 from hf_mtl.data.columns import Columns
 from hf_mtl.data.files import SourceFile
 from hf_mtl.errors import DataError
+
+LARGE_FILE = 100_000_000
+"""Bytes; below that reading shows no progress bar."""
 
 
 def load_hub(name: str, config: DatasetConfig, base_dir: str | Path) -> datasets.DatasetDict:
@@ -35,7 +39,8 @@ def load_parquet(name: str, split: str, files: Sequence[SourceFile]) -> list[dat
     loaded = []
     for file in files:
         what = f"{file.name} (split {split} of data set {name})"
-        loaded.append(_load(what, "parquet", data_files={"train": str(file.path)})["train"])
+        with _no_bars(file.path.stat().st_size < LARGE_FILE):
+            loaded.append(_load(what, "parquet", data_files={"train": str(file.path)})["train"])
     return loaded
 
 
@@ -47,8 +52,22 @@ def _load(what: str, path: str, **options: Any) -> datasets.DatasetDict:
     except ConnectionError as error:
         raise DataError(f"{what} cannot be fetched: {error}; check the name and the network") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{what} cannot be loaded: {error}") from error
+        said = " ".join(str(error).split("Example of usage")[0].split())
+        hint = "; write the configuration under name" if "config" in said.lower() else ""
+        raise DataError(f"{what} cannot be loaded: {said}{hint}") from error
     return loaded
+
+
+@contextmanager
+def _no_bars(quiet: bool) -> Iterator[None]:
+    if not quiet or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def keep_columns(

@@ -43,7 +43,8 @@ def read_file(source: SourceFile, options: ReadOptions, problems: Problems) -> I
     except gzip.BadGzipFile:
         problems.add(f"{source.name}: the name ends in .gz, but the content is not gzip; rename or pack it")
     except (EOFError, zlib.error):
-        problems.add(f"{source.name}: the gzip file is cut off or damaged behind row {last}; fetch or pack it again")
+        behind = f" behind row {last}" if last else ""
+        problems.add(f"{source.name}: the gzip file is cut off or damaged{behind}; fetch or pack it again")
     except LookupError as error:
         problems.add(f"{source.name}: csv.encoding: {error}; use for example utf-8, cp1252, gb18030 or utf-16")
     except (OSError, DataError) as error:

@@ -232,7 +232,7 @@ def _roles(name: str, config: DatasetConfig, splits: Sequence[str]) -> dict[str,
 
 
 def _no_split(name: str, role: str, split: str, splits: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(split, splits, n=1, cutoff=0.4) or list(splits[:1])
+    nearest = difflib.get_close_matches(split, splits, n=1) or [other for other in splits if other not in ROLES]
     hint = f"; write for example splits: {{{role}: {nearest[0]}}}" if nearest else ""
     known = ", ".join(splits) or "none"
     return f"datasets.{name}.splits.{role}: there is no split {split!r}; the splits are {known}{hint}"

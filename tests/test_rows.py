@@ -1,0 +1,362 @@
+"""Rows of every source: the same cells, places and refusals, read once and found again after that."""
+
+import json
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_mtl.config import DatasetConfig
+from hf_mtl.data.rows import RowSplit, load_rows
+from hf_mtl.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+def write_lines(folder: Path, name: str, rows: list[dict]) -> None:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def load(folder: Path, labels=("label",), seed=0, memory=None, wanted=None, **config) -> dict[str, RowSplit]:
+    config = {"text_column": "text", **config}
+    if memory is None:
+        config = {"path": "json", **config}
+    return load_rows(
+        "reviews", DatasetConfig(**config), labels, base_dir=folder, seed=seed, memory=memory, wanted=wanted
+    )
+
+
+def refusal(folder: Path, **options) -> str:
+    with pytest.raises(DataError) as caught:
+        load(folder, **options)
+    return str(caught.value)
+
+
+def cells(split: RowSplit, column: str) -> list:
+    return split.batch(0, len(split))[column]
+
+
+ROWS = [{"text": f"text {number}", "label": ["a", "b"][number % 2]} for number in range(40)]
+
+
+class TestCells:
+    def test_labels_keep_their_json_types(self, tmp_path):
+        labels = ["a", "0", 0, 1.5, True, ["x", None], [], None, "", float("nan"), {"k": 1}]
+        write_lines(tmp_path, "a.jsonl", [{"text": "t", "label": label} for label in labels] + [{"text": "t"}])
+        split = load(tmp_path, data_files="a.jsonl")["train"]
+        read = cells(split, "label")
+        assert read == ["a", "0", 0, 1.5, True, ["x", None], [], None, None, None, {"k": 1}, None]
+        assert [type(label) for label in read[:5]] == [str, str, int, float, bool]
+        assert split.json_columns == {"label"}
+        assert split.class_names("label") is None
+
+    def test_texts_may_be_null_or_absent_but_no_numbers(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", [{"text": "t", "label": 1}, {"text": None, "label": 1}, {"label": 1}])
+        assert cells(load(tmp_path, data_files="a.jsonl")["train"], "text") == ["t", None, None]
+        write_lines(tmp_path, "b.jsonl", [{"text": "t", "label": 1}, {"text": 3.5}, {"text": ["a"]}])
+        assert refusal(tmp_path, data_files="b.jsonl").splitlines() == [
+            "b.jsonl row 2: column 'text' holds the number 3.5; a text must be a string",
+            "b.jsonl row 3: column 'text' holds a list; a text must be a string",
+        ]
+
+    def test_tokens_are_lists_of_strings(self, tmp_path):
+        config = {"text_column": None, "tokens_column": "tokens"}
+        write_lines(tmp_path, "a.jsonl", [{"tokens": ["a", "", " "], "label": []}, {"tokens": None}, {"tokens": []}])
+        assert cells(load(tmp_path, data_files="a.jsonl", **config)["train"], "tokens") == [["a", "", " "], None, []]
+        write_lines(tmp_path, "b.jsonl", [{"tokens": "a b", "label": 1}, {"tokens": ["a", 2]}])
+        lines = refusal(tmp_path, data_files="b.jsonl", **config).splitlines()
+        assert lines[0] == "b.jsonl row 1: column 'tokens' holds a string; tokens must be a list of strings"
+        assert lines[1] == "b.jsonl row 2: column 'tokens': token 2 is the number 2; tokens must be strings"
+
+    def test_lists_in_a_csv_are_json_or_parted_by_blanks(self, tmp_path):
+        content = 'tokens;label\na b;O B-x\n"[""a b"", ""c""]";"[""O"", ""[""]"\n[x;[y\n'
+        (tmp_path / "a.csv").write_text(content, encoding="utf-8")
+        config = {"path": "csv", "text_column": None, "tokens_column": "tokens", "data_files": "a.csv"}
+        assert "a.csv row 3 (line 4): column 'tokens' begins with [ but is no JSON list" in refusal(tmp_path, **config)
+        (tmp_path / "a.csv").write_text(content.replace("[x;", "x;"), encoding="utf-8")
+        split = load(tmp_path, **config)["train"]
+        assert cells(split, "tokens") == [["a", "b"], ["a b", "c"], ["x"]]
+        assert cells(split, "label") == ["O B-x", ["O", "["], "[y"]
+
+    def test_half_a_surrogate_pair_is_refused(self, tmp_path):
+        (tmp_path / "a.jsonl").write_text('{"text": "ok \\ud83d\\ude00"}\n{"text": "no \\ud83d"}\n', encoding="utf-8")
+        message = refusal(tmp_path, data_files="a.jsonl", labels=())
+        assert message.startswith("a.jsonl row 2: column 'text', character 4: half of a surrogate pair (\\ud83d)")
+
+    def test_the_second_text_is_read_too(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", [{"text": "a", "b": "c", "label": 1.0}, {"text": "a", "label": 2.0}])
+        split = load(tmp_path, data_files="a.jsonl", text_pair_column="b")["train"]
+        assert cells(split, "b") == ["c", None]
+
+
+class TestPlaces:
+    def test_rows_are_named_by_file_row_and_line(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", ROWS[:2])
+        write_lines(tmp_path, "b.jsonl", ROWS[:3])
+        split = load(tmp_path, data_files=["b.jsonl", "a.jsonl"])["train"]
+        assert [split.where(index) for index in (0, 2, 4)] == ["b.jsonl row 1", "b.jsonl row 3", "a.jsonl row 2"]
+        (tmp_path / "a.csv").write_text("text,label\nx,y\n", encoding="utf-8")
+        assert load(tmp_path, path="csv", data_files="a.csv")["train"].where(0) == "a.csv row 1 (line 2)"
+
+    def test_a_column_that_is_not_there_is_told_with_the_nearest(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", [{"txt": "a", "lable": 1, "id": 3}, {"txt": "a", "more": 1}])
+        found = "of data set reviews); columns: txt, lable, id, more; did you mean"
+        assert refusal(tmp_path, data_files="a.jsonl").splitlines() == [
+            f"a.jsonl has no column 'text' (text_column {found} txt?",
+            f"a.jsonl has no column 'label' (label_column {found} lable?",
+        ]
+
+    def test_errors_of_all_splits_come_together(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", [{"text": 1, "label": 1}])
+        (tmp_path / "b.jsonl").write_text("\n\n", encoding="utf-8")
+        lines = refusal(tmp_path, data_files={"train": "a.jsonl", "validation": "b.jsonl"}).splitlines()
+        assert lines[0].startswith("a.jsonl row 1: column 'text'")
+        assert lines[1] == "b.jsonl has no rows (split validation of data set reviews)"
+
+    def test_errors_of_all_files_and_rows_are_counted(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", [{"text": 1, "label": 1}] * 15)
+        write_lines(tmp_path, "b.jsonl", [{"text": 1, "label": 1}] * 15)
+        lines = refusal(tmp_path, data_files=["a.jsonl", "b.jsonl"]).splitlines()
+        assert len(lines) == 21
+        assert lines[19].startswith("b.jsonl row 5")
+        assert lines[20] == "… and 10 more errors"
+
+    def test_a_column_named_for_two_things_is_refused(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", ROWS)
+        assert "'text' is named as text_column and as label_column" in refusal(
+            tmp_path, data_files="a.jsonl", labels=("text",)
+        )
+
+
+class TestCache:
+    def test_a_second_start_reads_nothing_again(self, tmp_path, monkeypatch):
+        write_lines(tmp_path, "a.jsonl", ROWS)
+        first = load(tmp_path, data_files="a.jsonl")["train"]
+        monkeypatch.setattr("hf_mtl.data.local_rows.read_file", None)
+        second = load(tmp_path, data_files="a.jsonl")["train"]
+        assert second.fingerprint == first.fingerprint
+        assert second.batch(0, 40) == first.batch(0, 40)
+        assert second.dataset.cache_files, "the rows are memory-mapped"
+
+    def test_a_changed_file_is_noticed_and_a_moved_one_is_not(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", ROWS)
+        first = load(tmp_path, data_files="a.jsonl")["train"]
+        (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
+        moved = load(tmp_path, data_files="b.jsonl")["train"]
+        assert (moved.fingerprint, moved.where(0)) == (first.fingerprint, "b.jsonl row 1")
+        write_lines(tmp_path, "a.jsonl", [*ROWS[:-1], {"text": "new", "label": "a"}])
+        changed = load(tmp_path, data_files="a.jsonl")["train"]
+        assert changed.fingerprint != first.fingerprint
+        assert cells(changed, "text")[-1] == "new"
+
+    def test_the_way_of_reading_is_part_of_the_fingerprint(self, tmp_path):
+        (tmp_path / "a.csv").write_text("text,label\nx;y,z\n", encoding="utf-8")
+        plain = load(tmp_path, path="csv", data_files="a.csv")["train"].fingerprint
+        named = load(tmp_path, path="csv", data_files="a.csv", csv={"names": ["text", "label"]})["train"].fingerprint
+        other = load(tmp_path, path="csv", data_files="a.csv", labels=())["train"].fingerprint
+        assert len({plain, named, other}) == 3
+
+    def test_a_refused_file_leaves_nothing(self, tmp_path, cache):
+        (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 1}\n{', encoding="utf-8")
+        refusal(tmp_path, data_files="a.jsonl")
+        assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+    def test_the_same_file_may_be_read_twice_at_once(self, tmp_path):
+        write_lines(tmp_path, "a.jsonl", ROWS * 50)
+        with ThreadPool(3) as pool:
+            splits = pool.map(lambda _: load(tmp_path, data_files="a.jsonl")["train"], range(3))
+        assert [len(split) for split in splits] == [2000] * 3
+
+
+class TestSplits:
+    def files(self, folder: Path, *names: str) -> dict[str, str]:
+        for name in names:
+            write_lines(folder, f"{name}.jsonl", ROWS)
+        return {name: f"{name}.jsonl" for name in names}
+
+    def test_splits_of_the_usual_names_are_found(self, tmp_path):
+        assert list(load(tmp_path, data_files=self.files(tmp_path, "test", "train"))) == ["train", "test"]
+
+    def test_a_split_may_have_another_name(self, tmp_path):
+        files = self.files(tmp_path, "big", "dev")
+        splits = load(tmp_path, data_files=files, splits={"train": "big", "validation": "dev"})
+        assert splits["validation"].sources == ["dev.jsonl"]
+
+    def test_what_is_not_there_is_told_with_what_is(self, tmp_path):
+        memory = {"train": ROWS, "dev": ROWS}
+        message = refusal(tmp_path, memory=memory, splits={"validation": "valid"})
+        assert message == (
+            "datasets.reviews.splits.validation: there is no split 'valid'; the splits are train, dev; "
+            "write for example splits: {validation: dev}"
+        )
+        assert "there is no split 'train'; the splits are dev" in refusal(tmp_path, memory={"dev": ROWS})
+
+    def test_only_wanted_splits_are_read(self, tmp_path):
+        files = self.files(tmp_path, "train", "test")
+        (tmp_path / "train.jsonl").write_text("broken", encoding="utf-8")
+        assert list(load(tmp_path, data_files=files, wanted=["test"])) == ["test"]
+
+    def test_shares_are_cut_from_train(self, tmp_path):
+        config = {"data_files": self.files(tmp_path, "train"), "splits": {"validation": 0.2, "test": 0.1}}
+        splits = load(tmp_path, **config)
+        assert {role: len(split) for role, split in splits.items()} == {"train": 28, "validation": 8, "test": 4}
+        assert sorted(sum((cells(split, "text") for split in splits.values()), [])) == sorted(r["text"] for r in ROWS)
+        assert sorted(cells(splits["validation"], "label")) == ["a"] * 4 + ["b"] * 4
+        row = splits["test"].dataset[0]["_row"]
+        assert splits["test"].where(0) == f"train.jsonl row {row}"
+        assert len({split.fingerprint for split in splits.values()}) == 3
+        alone = load(tmp_path, wanted=["test"], **config)
+        assert list(alone) == ["test"]
+        assert alone["test"].fingerprint == splits["test"].fingerprint
+        other = load(tmp_path, seed=1, **config)["test"]
+        assert cells(other, "text") != cells(splits["test"], "text")
+        assert other.fingerprint != splits["test"].fingerprint
+
+    def test_equal_texts_stay_together_also_as_tokens_and_pairs(self, tmp_path):
+        tokens = [{"tokens": ["w", str(number // 3)], "label": ["O", "O"]} for number in range(60)]
+        splits = load(tmp_path, memory=tokens, text_column=None, tokens_column="tokens", splits={"validation": 0.2})
+        sides = [{tuple(words) for words in cells(split, "tokens")} for split in splits.values()]
+        assert not sides[0] & sides[1]
+        pairs = [{"text": "same", "b": str(number), "label": 1.0} for number in range(40)]
+        splits = load(tmp_path, memory=pairs, text_pair_column="b", splits={"validation": 0.25})
+        assert len(splits["validation"]) == 10
+
+    def test_labels_are_balanced_by_a_column_whose_values_repeat(self, tmp_path):
+        rows = [
+            {"text": f"t{number}", "tags": ["O", f"B-{number}"], "label": "rare" if number % 10 == 0 else "common"}
+            for number in range(200)
+        ]
+        splits = load(tmp_path, labels=("tags", "label"), memory=rows, splits={"validation": 0.1})
+        assert cells(splits["validation"], "label").count("rare") == 2
+
+    def test_a_share_that_cannot_be_cut_is_refused(self, tmp_path):
+        message = refusal(tmp_path, memory=[{"text": "same", "label": 1}] * 9, splits={"validation": 0.1})
+        assert message.startswith("datasets.reviews.splits.validation: 0.1 cannot be cut from train")
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "memory",
+        [
+            ROWS,
+            {"train": ROWS},
+            {"text": [row["text"] for row in ROWS], "label": [row["label"] for row in ROWS]},
+            datasets.Dataset.from_list(ROWS),
+            datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}),
+            {"train": datasets.Dataset.from_list(ROWS)},
+        ],
+        ids=["list", "split_list", "columns", "dataset", "dataset_dict", "split_dataset"],
+    )
+    def test_rows_in_memory_have_many_shapes(self, tmp_path, memory):
+        split = load(tmp_path, memory=memory)["train"]
+        assert cells(split, "text") == [row["text"] for row in ROWS]
+        assert cells(split, "label") == [row["label"] for row in ROWS]
+        assert split.where(3) == "reviews[train] row 4"
+        again = load(tmp_path, memory=memory)["train"]
+        assert again.fingerprint == split.fingerprint
+
+    def test_a_dataset_keeps_its_class_labels_and_minus_one_is_null(self, tmp_path):
+        names = datasets.ClassLabel(names=["a", "b"])
+        dataset = datasets.Dataset.from_dict(
+            {"text": ["x", "y", "z"], "label": [1, -1, 0], "tags": [[0, -1], [], [1]], "n": [-1, 2, 3]},
+            features=datasets.Features(
+                {
+                    "text": datasets.Value("string"),
+                    "label": names,
+                    "tags": datasets.List(names),
+                    "n": datasets.Value("int64"),
+                }
+            ),
+        )
+        split = load(tmp_path, labels=("label", "tags", "n"), memory=dataset)["train"]
+        assert split.class_names("label") == split.class_names("tags") == ["a", "b"]
+        assert split.class_names("n") is None
+        assert cells(split, "label") == [1, None, 0]
+        assert cells(split, "tags") == [[0, None], [], [1]]
+        assert cells(split, "n") == [-1, 2, 3], "-1 is a label where no names are given"
+
+    def test_empty_strings_and_nan_of_a_dataset_are_null(self, tmp_path):
+        dataset = datasets.Dataset.from_dict({"text": ["x", "y"], "s": ["", "a"], "f": [float("nan"), 1.0]})
+        split = load(tmp_path, labels=("s", "f"), memory=dataset)["train"]
+        assert (cells(split, "s"), cells(split, "f")) == ([None, "a"], [None, 1.0])
+
+    def test_numbers_of_numpy_are_numbers(self, tmp_path):
+        labels = [np.int64(3), np.float32("nan"), np.array([1, 2])]
+        split = load(tmp_path, memory={"text": ["x", "y", "z"], "label": labels})["train"]
+        assert cells(split, "label") == [3, None, [1, 2]]
+
+    def test_a_selection_of_a_dataset_is_numbered_anew(self, tmp_path):
+        dataset = datasets.Dataset.from_list(ROWS).select([5, 3, 8])
+        split = load(tmp_path, memory=dataset)["train"]
+        assert cells(split, "text") == ["text 5", "text 3", "text 8"]
+        assert split.where(2) == "reviews[train] row 3"
+
+    def test_what_a_column_must_not_hold_is_refused(self, tmp_path):
+        dataset = datasets.Dataset.from_dict({"text": [1, 2], "tokens": ["a b", "c"], "label": [0, 1]})
+        lines = refusal(tmp_path, memory=dataset, tokens_column="tokens").splitlines()
+        assert "column 'text' holds Value('int64'); a text must be a string" in lines[0]
+        assert "tokens must be a list of strings" in lines[1]
+        assert "did you mean text?" in refusal(tmp_path, memory=dataset, text_column="txt")
+        assert "columns of different lengths: text 2, label 1" in refusal(
+            tmp_path, memory={"text": ["a", "b"], "label": [1]}
+        )
+        assert "row 2: str, not a dict" in refusal(tmp_path, memory=[ROWS[0], "text"])
+        assert "has no rows" in refusal(tmp_path, memory=dataset.select([]))
+
+    def test_streams_are_refused(self, tmp_path):
+        stream = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+        assert "IterableDataset; rows in memory are" in refusal(tmp_path, memory={"train": stream})
+
+    def test_missing_rows_are_told(self, tmp_path):
+        assert "no rows in memory were given" in refusal(tmp_path, path=None)
+
+
+class TestLibrary:
+    def test_parquet_files_are_read(self, tmp_path):
+        for name in ("a", "b"):
+            datasets.Dataset.from_list(ROWS[:3]).to_parquet(tmp_path / f"{name}.parquet")
+        split = load(tmp_path, path="parquet", data_files="*.parquet")["train"]
+        assert len(split) == 6
+        assert split.where(4) == "b.parquet row 2"
+        assert cells(split, "label") == [row["label"] for row in ROWS[:3]] * 2
+        again = load(tmp_path, path="parquet", data_files="*.parquet")["train"]
+        assert again.fingerprint == split.fingerprint
+
+    def test_what_is_no_parquet_is_refused(self, tmp_path):
+        (tmp_path / "a.parquet").write_text("text", encoding="utf-8")
+        assert refusal(tmp_path, path="parquet", data_files="a.parquet").startswith(
+            "a.parquet (split train of data set"
+        )
+
+    def folder(self, tmp_path: Path) -> None:
+        (tmp_path / "set").mkdir()
+        for name in ("train", "dev"):
+            write_lines(tmp_path / "set", f"{name}.jsonl", ROWS)
+        files = "data_files: [{split: train, path: train.jsonl}, {split: dev, path: dev.jsonl}]"
+        configs = "".join(f"- config_name: {name}\n  {files}\n" for name in ("small", "large"))
+        (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
+
+    def test_a_folder_laid_out_like_a_hub_set_is_read(self, tmp_path):
+        self.folder(tmp_path)
+        splits = load(tmp_path, path="./set", name="small", splits={"train": "train", "validation": "dev"})
+        assert {role: len(split) for role, split in splits.items()} == {"train": 40, "validation": 40}
+        assert splits["validation"].where(0) == "./set[dev] row 1"
+
+    def test_a_configuration_that_is_missing_is_told_with_those_there_are(self, tmp_path):
+        self.folder(tmp_path)
+        for name in (None, "tiny"):
+            message = refusal(tmp_path, path="./set", name=name)
+            assert "['small', 'large']" in message
+            assert message.endswith("write the configuration under name")
+
+    def test_a_set_that_cannot_be_had_is_one_error(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        assert refusal(tmp_path, path="nobody/nothing").startswith("datasets.reviews: nobody/nothing cannot be fetched")
+        assert "cannot be loaded" in refusal(tmp_path, path="./nothing")
