@@ -2,8 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import fields
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,171 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mtl.batching.draws import STRATEGIES, Unit, quotas, shares, units
-from hf_mtl.batching.plan import EpochPlan, count_steps, plan
-
-MEANS = {"chat": 25, "tweets": 18, "news": 60}
-GOLDEN_DRAWS = [8, 1, 4, 9, 5, 2, 6, 0, 7, 3, 7, 8, 4, 9, 1, 0, 3, 5, 6, 2]
-GOLDEN_PLAN = [(0, 0), (1, 1), (1, 0), (0, 1), (0, 2)]
-OPTIONS = {"temperature": {"temperature": 2.0}}
-PLANS = st.fixed_dictionaries(
-    {
-        "sizes": st.lists(st.integers(1, 50), min_size=1, max_size=4),
-        "seed": st.integers(0, 2**40),
-        "epoch": st.integers(0, 100),
-        "step_size": st.integers(1, 13),
-        "pool_size": st.integers(1, 5),
-        "batch": st.sampled_from(["mixed", "single_task"]),
-    }
+from hf_mtl.batching.draws import STRATEGIES, Unit, units
+from hf_mtl.batching.plan import count_steps, plan
+from tests.plans import (
+    PLANS,
+    active,
+    corpus,
+    drawn,
+    everything,
+    options_of,
+    pairs,
+    planned,
+    realistic,
+    same,
 )
-
-
-def corpus(sizes, tasks=1):
-    """Items and lengths of data sets a, b, c, …; data set a has the tasks a0, a1, …."""
-    names = [chr(ord("a") + place) for place in range(len(sizes))]
-    numbers = np.random.default_rng(sum(sizes))
-    items = {
-        name: {f"{name}{task}": np.ones(size, dtype=np.int32) for task in range(tasks)}
-        for name, size in zip(names, sizes, strict=True)
-    }
-    return items, [numbers.integers(3, 70, size=size) for size in sizes]
-
-
-def active(items):
-    return [task for tasks in items.values() for task in tasks]
-
-
-def planned(
-    sizes, *, seed=0, epoch=0, draws=None, step_size=8, strategy="proportional", batch="mixed", pool_size=1, **options
-):
-    items, lengths = corpus(sizes)
-    taking_turns = units(items, active(items), batch)
-    return plan(
-        seed,
-        epoch,
-        taking_turns,
-        draws or {},
-        lengths,
-        step_size,
-        strategy,
-        batch=batch,
-        pool_size=pool_size,
-        **options,
-    )
-
-
-def options_of(strategy, sizes):
-    weights = {chr(ord("a") + place): place + 1 for place in range(len(sizes))}
-    return {"temperature": {"temperature": 2.0}, "weights": {"weights": weights}}.get(strategy, {})
-
-
-def pairs(draws):
-    return [tuple(pair) for pair in draws.tolist()]
-
-
-def drawn(epoch_plan):
-    return list(zip(epoch_plan.places.tolist(), epoch_plan.sequences.tolist(), strict=True))
-
-
-def same(one, two):
-    return all(
-        np.array_equal(getattr(one, field.name), getattr(two, field.name))
-        if isinstance(getattr(one, field.name), np.ndarray)
-        else getattr(one, field.name) == getattr(two, field.name)
-        for field in fields(EpochPlan)
-    )
-
-
-def everything(sizes):
-    return Counter((place, index) for place, size in enumerate(sizes) for index in range(size))
-
-
-# Streams of draws
-
-
-@given(st.integers(1, 30), st.integers(0, 200), st.integers(0, 100), st.integers(0, 5))
-def test_a_draw_does_not_depend_on_which_draws_are_asked_for(size, start, count, seed):
-    unit = Unit("a", "a", 0, ("a0",), np.arange(size))
-    assert np.array_equal(unit.draws(seed, start, start + count), unit.draws(seed, 0, start + count)[start:])
-
-
-def test_every_pass_is_a_permutation_of_its_own():
-    unit = Unit("a", "a", 0, ("a0",), np.arange(50, 90))
-    passes = unit.draws(3, 0, 40 * 20).reshape(20, 40)
-    assert all(sorted(order) == list(range(50, 90)) for order in passes.tolist())
-    assert len({tuple(order) for order in passes.tolist()}) == 20
-    assert not np.array_equal(unit.draws(4, 0, 40), passes[0])
-
-
-def test_every_order_of_a_pass_comes_up_equally_often():
-    unit = Unit("a", "a", 0, ("a0",), np.arange(3))
-    counts = Counter(map(tuple, unit.draws(0, 0, 3 * 6000).reshape(-1, 3).tolist()))
-    assert len(counts) == 6
-    assert max(abs(count - 1000) for count in counts.values()) < 120
-
-
-def test_two_units_of_the_same_size_draw_in_different_orders():
-    one, two = (Unit(name, name, 0, ("t",), np.arange(40)) for name in ("a", "b"))
-    assert not np.array_equal(one.draws(0, 0, 40), two.draws(0, 0, 40))
-
-
-def test_the_draws_of_a_seed_stay_what_they_are():
-    # On another machine, another numpy or with another hash seed a resumed run must meet these same draws.
-    unit = Unit("数据", "数据", 0, ("t",), np.arange(10))
-    assert unit.draws(42, 0, 20).tolist() == GOLDEN_DRAWS
-    assert drawn(planned([3, 2], seed=42, step_size=2, pool_size=2)) == GOLDEN_PLAN
-
-
-# Units
-
-
-def test_a_unit_has_the_sequences_with_an_item_of_an_active_task():
-    items = {"a": {"x": np.array([1, 0, 0, 3]), "y": np.array([0, 2, 0, 1])}, "b": {"z": np.array([0, 0])}}
-    (unit,) = units(items, ["x", "y", "z"])
-    assert (unit.name, unit.place, unit.tasks, unit.sequences.tolist()) == ("a", 0, ("x", "y"), [0, 1, 3])
-    (unit,) = units(items, ["y"])
-    assert (unit.tasks, unit.sequences.tolist()) == (("y",), [1, 3])
-
-
-def test_a_unit_of_single_task_is_a_task_of_a_data_set():
-    items = {"empty": {"w": np.zeros(3)}, "a": {"x": np.array([1, 0, 0, 3]), "y": np.array([0, 2, 0, 1])}}
-    found = units(items, ["w", "x", "y"], "single_task")
-    assert [(unit.name, unit.dataset, unit.place, unit.tasks) for unit in found] == [
-        ("a/x", "a", 1, ("x",)),
-        ("a/y", "a", 1, ("y",)),
-    ]
-    assert [unit.sequences.tolist() for unit in found] == [[0, 3], [1, 3]]
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("active", ({"a": {"x": np.ones(2)}}, ["y"])),
-        ("active", ({"a": {"x": np.ones(2)}}, "x")),
-        ("items", ({"a": {"x": np.ones(2), "y": np.ones(3)}}, ["x"])),
-        ("batch", ({"a": {"x": np.ones(2)}}, ["x"], "both")),
-    ],
-)
-def test_units_that_cannot_be_made_name_the_argument(name, arguments):
-    with pytest.raises(ValueError, match=f"^{name}"):
-        units(*arguments)
-
 
 # Shares
-
-
-def test_quotas_are_exact_by_largest_remainder():
-    assert quotas([Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], 10) == [5, 3, 2]
-    assert quotas([Fraction(1, 3)] * 3, 10) == [4, 3, 3]
-
-
-@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=6), st.integers(0, 10**6), st.floats(0.05, 50))
-def test_quotas_add_up_and_differ_from_the_shares_by_less_than_one(sizes, total, temperature):
-    taking_turns = [Unit(str(size), str(size), 0, ("t",), range(size)) for size in sizes]
-    parts = shares(taking_turns, "temperature", temperature)
-    found = quotas(parts, total)
-    assert sum(found) == total
-    assert all(abs(quota - part * total) < 1 for quota, part in zip(found, parts, strict=True))
 
 
 @pytest.mark.parametrize("batch", ["mixed", "single_task"])
@@ -341,7 +190,7 @@ def test_a_step_of_single_task_reads_one_task_of_one_data_set_and_only_sequences
             lengths,
             7,
             strategy,
-            **OPTIONS.get(strategy, {}),
+            **options_of(strategy, [60, 60]),
             batch="single_task",
             pool_size=3,
         )
@@ -373,86 +222,6 @@ def test_a_mixed_step_reads_all_active_tasks():
     items, lengths = corpus([20, 20], tasks=2)
     found = plan(0, 0, units(items, ["a0", "b0", "b1"]), {}, lengths, 8)
     assert {step.tasks for step in found} == {("a0", "b0", "b1")}
-
-
-# Pooling
-
-
-def realistic():
-    numbers = np.random.default_rng(5)
-    lengths = [(2 + numbers.gamma(4, (mean - 2) / 4, 3000)).astype(np.int32) for mean in MEANS.values()]
-    items = {name: {f"{name}_task": np.ones(3000, dtype=np.int32)} for name in MEANS}
-    return units(items, active(items)), lengths
-
-
-def in_a_row(count, taking_turns, lengths, step_size, **arguments):
-    draws = {}
-    for epoch in range(count):
-        found = plan(0, epoch, taking_turns, draws, lengths, step_size, **arguments)
-        draws = found.draws
-        yield found
-
-
-def lengths_of(step, lengths):
-    return np.array([lengths[place][index] for place, index in step.sequences])
-
-
-def padding(found, lengths):
-    by_step = [lengths_of(step, lengths) for step in found]
-    return 1 - sum(each.sum() for each in by_step) / sum(each.max() * len(each) for each in by_step)
-
-
-def test_pooling_lowers_padding_and_keeps_the_draws():
-    taking_turns, lengths = realistic()
-    plain, pooled = (plan(0, 0, taking_turns, {}, lengths, 32, pool_size=pool) for pool in (1, 64))
-    assert Counter(drawn(plain)) == Counter(drawn(pooled))
-    assert padding(plain, lengths) > 0.5
-    assert padding(pooled, lengths) < 0.07
-
-
-def test_pooled_steps_mix_data_sets_where_their_lengths_overlap_and_differ_every_epoch():
-    taking_turns, lengths = realistic()
-    epochs = list(in_a_row(2, taking_turns, lengths, 32, pool_size=64))
-    mixed = [np.mean([len(set(step.sequences[:, 0].tolist())) > 1 for step in found]) for found in epochs]
-    assert min(mixed) > 0.8
-    made = [{tuple(sorted(pairs(step.sequences))) for step in found} for found in epochs]
-    assert len(made[0] & made[1]) == 0
-
-
-@pytest.mark.parametrize("strategy", ["proportional", "round_robin"])
-def test_draws_of_equal_length_are_mixed_in_a_pool(strategy):
-    items, _ = corpus([400, 400])
-    lengths = [np.full(400, 9), np.full(400, 9)]
-    found = plan(0, 0, units(items, active(items)), {}, lengths, 20, strategy, pool_size=10)
-    assert all(3 <= step.sequences[:, 0].sum() <= 17 for step in found)
-
-
-@pytest.mark.parametrize("pool_size", [64, 1000])
-def test_pooled_steps_are_not_in_the_order_of_their_lengths(pool_size):
-    taking_turns, lengths = realistic()
-    found = plan(0, 0, taking_turns, {}, lengths, 32, pool_size=pool_size)
-    longest = [lengths_of(step, lengths).max() for step in found][:64]
-    assert abs(np.corrcoef(longest, range(64))[0, 1]) < 0.4
-
-
-def test_the_longest_steps_come_at_any_place_of_an_epoch():
-    taking_turns, lengths = realistic()
-    places = [
-        np.argmax([lengths_of(step, lengths).max() for step in found])
-        for found in in_a_row(8, taking_turns, lengths, 32, pool_size=1000)
-    ]
-    assert len(set(places)) > 5
-
-
-def test_the_short_step_comes_last_and_is_of_any_length():
-    items, lengths = corpus([83])
-    places = []
-    for found in in_a_row(60, units(items, active(items)), lengths, 20, pool_size=8):
-        assert [len(step) for step in found] == [20, 20, 20, 20, 3]
-        means = [lengths_of(step, lengths).mean() for step in found]
-        places.append(sorted(means).index(means[-1]))
-    assert set(places) == {0, 1, 2, 3, 4}
-    assert max(Counter(places).values()) < 30
 
 
 # Processes
