@@ -53,6 +53,8 @@ class MultiTaskConfig(PreTrainedConfig):
             # Where the encoder once came from is the run's business: it may be a path of somebody's machine.
             self.encoder_config.name_or_path = ""
         self.tasks = [spec.to_dict() for spec in task_specs(self.tasks)]
+        # transformers hands its own choice of attention down to the encoder; without one the encoder keeps its own.
+        kwargs.setdefault("attn_implementation", getattr(self.encoder_config, "_attn_implementation", None))
         super().__post_init__(**kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:

@@ -20,11 +20,15 @@ from hf_mtl.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
+ADAPTER = "this is an adapter, not a model; merge it into its base model first"
 TESTED = {
     "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "qwen3", "roberta", "xlm-roberta",
 }  # fmt: skip
 """Encoder types whose heads the tests hold against the stock models."""
-OURS = {"architectures", "dtype", "id2label", "label2id", "model_type", "num_labels", "problem_type"}
+OURS = {
+    "architectures", "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels",
+    "output_attentions", "output_hidden_states", "problem_type", "return_dict", "transformers_version",
+}  # fmt: skip
 """Entries of an encoder's config that the model sets itself."""
 
 
@@ -55,11 +59,11 @@ def _override(config: PreTrainedConfig, key: str, value: Any) -> None:
     known = {name for name in config.to_dict() if not name.startswith("_")} - OURS
     known |= set(config.attribute_map) | {"attn_implementation"}
     if key not in known:
-        near = get_close_matches(key, known, n=3)
-        hint = (
-            f"; did you mean {' or '.join(near)}?" if near else f"; {config.model_type} has {', '.join(sorted(known))}"
+        near = get_close_matches(key, known, n=3) or sorted(
+            name for name in known if set(name.split("_")) & set(key.split("_"))
         )
-        raise UserError(f"encoder_config.{key}: the {config.model_type} config has no such key{hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{config.model_type} has {', '.join(sorted(known))}"
+        raise UserError(f"encoder_config.{key}: the {config.model_type} config has no such key; {hint}")
     try:
         setattr(config, "_attn_implementation" if key == "attn_implementation" else key, value)
     except Exception as error:
@@ -97,7 +101,7 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise UserError(f"encoder {encoder}: this is an adapter, not a model; merge it into its base model first")
+        raise UserError(f"encoder {encoder}: {ADAPTER}")
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler"))
     shapes = sorted(f"{name} ({list(found)}, not {list(wanted)})" for name, found, wanted in info["mismatched_keys"])
     if missing or shapes:
@@ -194,6 +198,8 @@ def why_not(source: str, error: Exception) -> str:
         return "it needs code from its repository, which hf_mtl never runs; choose an encoder that transformers knows"
     if folder.is_dir():
         names = {file.name for file in folder.iterdir()}
+        if "config.json" not in names and "adapter_config.json" in names:
+            return ADAPTER
         if "config.json" not in names:
             return "the folder has no config.json; give the folder of a stock checkpoint"
         if not any(name.endswith(".safetensors") for name in names):
