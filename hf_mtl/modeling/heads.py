@@ -27,6 +27,10 @@ class EncodedStates(nn.Module):
         # ALBERT's pooler is a plain linear layer, with the activation beside it.
         self.pooler_activation = getattr(base, "pooler_activation", None)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """As transformers' classes say that they have none."""
+        raise NotImplementedError("a head reads states; the embeddings are the encoder's")
+
     def forward(
         self, input_ids: Tensor | None = None, *, inputs_embeds: Tensor, **_: Any
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
