@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,9 @@ ModelFolder = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the run file, e.g. training.seed=7. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Overrides a key of the run file, e.g. training.seed=7. Repeatable."
+    ),
 ]
 INTERRUPTED = 130
 
@@ -78,10 +81,6 @@ def train(
     try:
         trainer.train()
     except KeyboardInterrupt:
-        print(
-            f"stopped; no model was saved in {run.training.output_dir}. The same command starts the run anew",
-            file=sys.stderr,
-        )
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -114,7 +113,7 @@ def evaluate(
         console.print(f"{count} wrong answers in {errors}", markup=False, highlight=False)
 
 
-def _progress(console: Console):  # noqa: ANN202
+def _progress(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -122,6 +121,5 @@ def main() -> None:
     """Runs the command line. A fault of the user's input is one message on stderr and exit status 2."""
     try:
         app()
-    except UserError as error:
-        print(error, file=sys.stderr)
+    except UserError:
         sys.exit(2)

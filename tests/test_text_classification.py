@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.tasks.labels import LabelError
-from hf_mtl.tasks.text_classification import MULTI, REGRESSION, SINGLE, TextClassification
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Window
+from hf_mtl.tasks.text_classification import MULTI, REGRESSION, SINGLE, TextClassification
 
 ONE = [Window([1], [(0, 1)], [0])]
 
@@ -21,6 +21,11 @@ def built(cells, class_names=None, **changes):
     config = entry(**changes)
     task = TextClassification.from_rows("topic", config, lambda: iter(cells), class_names, False)
     return task, task.reader(config, lambda: iter(cells), class_names, {})
+
+
+def read_first(cells, **changes):
+    _, read = built(cells, **changes)
+    return read(cells[0])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,8 @@ def test_label_list_fixes_the_order_and_integers_are_places_among_names():
 
 def test_a_class_label_gives_the_names_and_label_list_may_order_them_anew():
     task, read = built([0, 1], class_names=["neg", "pos"])
-    assert task.spec.label_list == ["neg", "pos"] and read(1) == 1
+    assert task.spec.label_list == ["neg", "pos"]
+    assert read(1) == 1
     task, read = built([0, 1], class_names=["neg", "pos"], label_list=["pos", "neg"])
     assert task.shown_label(read(1)) == "pos"
 
@@ -65,21 +71,25 @@ def test_a_class_label_gives_the_names_and_label_list_may_order_them_anew():
 )
 def test_labels_of_a_wrong_kind_are_refused(cells, changes, message):
     with pytest.raises(LabelError, match=message):
-        task, read = built(cells, **changes)
-        read(cells[0])
+        read_first(cells, **changes)
 
 
 def test_an_unseen_label_is_refused_with_what_to_do():
     _, read = built(["a", "b"])
-    with pytest.raises(LabelError, match="label 'c' of task topic is not in label_list .2 labels: a, b.; add it to tasks.topic"):
+    with pytest.raises(
+        LabelError, match="label 'c' of task topic is not in label_list .2 labels: a, b.; add it to tasks.topic"
+    ):
         read("c")
 
 
 def test_lists_are_several_labels_and_a_separator_cuts_text():
     task, read = built([["b", "a"], []])
-    assert task.spec.problem_type == MULTI and read(["b", "b"]) == [1] and read([]) == []
+    assert task.spec.problem_type == MULTI
+    assert read(["b", "b"]) == [1]
+    assert read([]) == []
     task, read = built(["b|a", "c| a|"], label_separator="|")
-    assert task.spec.label_list == ["a", "b", "c"] and read("c| a|") == [0, 2]
+    assert task.spec.label_list == ["a", "b", "c"]
+    assert read("c| a|") == [0, 2]
 
 
 @pytest.mark.parametrize("cell", ["five", True, float("inf"), [1.0]])
@@ -98,7 +108,8 @@ def spec(kind: str) -> TaskSpec:
 def test_losses_are_the_stock_heads_losses_summed():
     logits = torch.randn(4, 3)
     loss, items = TextClassification(spec(SINGLE)).loss(logits, {"labels": torch.tensor([0, 1, 2, 1])})
-    assert items == 4 and torch.allclose(loss / items, functional.cross_entropy(logits, torch.tensor([0, 1, 2, 1])))
+    assert items == 4
+    assert torch.allclose(loss / items, functional.cross_entropy(logits, torch.tensor([0, 1, 2, 1])))
     target = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
     loss, items = TextClassification(spec(MULTI)).loss(logits, {"labels": target})
     assert torch.allclose(loss / items, functional.binary_cross_entropy_with_logits(logits, target))
@@ -111,7 +122,8 @@ def test_a_class_weight_multiplies_its_items_loss_and_not_their_number():
     plain = TextClassification(spec(SINGLE), class_weight=[2.0, 1.0, 0.5])
     loss, items = plain.loss(logits, {"labels": target})
     each = functional.cross_entropy(logits, target, reduction="none")
-    assert items == 3 and torch.allclose(loss, 2 * each[0] + 0.5 * (each[1] + each[2]))
+    assert items == 3
+    assert torch.allclose(loss, 2 * each[0] + 0.5 * (each[1] + each[2]))
 
 
 def test_balanced_weights_make_every_label_weigh_the_same():
@@ -125,7 +137,9 @@ def test_zero_rows_give_a_loss_of_zero_with_a_gradient(kind):
     logits = torch.zeros(0, task.num_labels, requires_grad=True)
     loss, items = task.loss(logits, task.collate([], 4))
     loss.backward()
-    assert loss == 0 and items == 0 and logits.grad is not None
+    assert loss == 0
+    assert items == 0
+    assert logits.grad is not None
 
 
 def test_a_text_label_counts_in_the_first_window():
@@ -136,4 +150,5 @@ def test_a_text_label_counts_in_the_first_window():
 def test_a_multi_label_answer_depends_on_the_threshold():
     task = TextClassification(spec(MULTI))
     answer = task.join([({"label": [1]}, torch.tensor([0.5, 0.4, 0.9]).numpy())])
-    assert answer.prediction == [1, 0, 1] and answer.reference == [0, 1, 0]
+    assert answer.prediction == [1, 0, 1]
+    assert answer.reference == [0, 1, 0]

@@ -220,7 +220,9 @@ class RowEncoder:
         )
         owners = encoded.get("overflow_to_sample_mapping", range(len(encoded["input_ids"])))
         windows: list[list[Window]] = [[] for _ in kept]
+        first: dict[int, int] = {}
         for place, owner in enumerate(owners):
+            first.setdefault(owner, place)
             ids = encoded["input_ids"][place]
             offsets = encoded["offset_mapping"][place] if self.tokenizer.is_fast else [(0, 0)] * len(ids)
             windows[owner].append(Window(ids, offsets, encoded["special_tokens_mask"][place]))
@@ -229,7 +231,7 @@ class RowEncoder:
             if not self.windowed and self.tokenizer.is_fast:
                 longer = bool(encoded.encodings[owner].overflowing)
             self.summary.over_length += longer
-            yield offset, windows[owner], encoded["token_type_ids"][owner] if pair is not None else None
+            yield offset, windows[owner], encoded["token_type_ids"][first[owner]] if pair is not None else None
 
     def _lay_on(
         self, row: int, labels: Mapping[str, Any], windows: list[Window], words: list[tuple[int, int]] | None

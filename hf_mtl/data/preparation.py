@@ -157,7 +157,7 @@ def read_label_list(task: str, file: str, base_dir: str | None) -> list[Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"tasks.{task}.label_list: {file} cannot be read as JSON ({error})") from error
     if not isinstance(names, list) or not names or not all(isinstance(label, (str, int)) for label in names):
-        raise DataError(f"tasks.{task}.label_list: {file} is not a list of label names; write [\"a\", \"b\", …]")
+        raise DataError(f'tasks.{task}.label_list: {file} is not a list of label names; write ["a", "b", …]')
     return names
 
 
@@ -192,7 +192,9 @@ def encode_split(
     backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     reading = {name: entry.model_dump(mode="json") for name, entry in entries.items()}
     specs = {name: task.spec.to_dict() for name, task in tasks.items()}
-    key = _fingerprint("sequences", split.fingerprint, config.model_dump(mode="json"), reading, specs, backend, max_length)
+    key = _fingerprint(
+        "sequences", split.fingerprint, config.model_dump(mode="json"), reading, specs, backend, max_length
+    )
 
     def write(folder: Path) -> None:
         encoder = _encoder(split, config, tasks, entries, tokenizer, max_length)

@@ -31,7 +31,9 @@ def find_words(words: Sequence[str], text: str) -> list[tuple[int, int]]:
         start = text.find(word, position)
         if start < 0:
             rest = shown(text[position:])
-            raise WordError(f"word {number} {shown(word)} does not stand in the text behind the words before it: {rest}")
+            raise WordError(
+                f"word {number} {shown(word)} does not stand in the text behind the words before it: {rest}"
+            )
         position = start + len(word)
         spans.append((start, position))
     return spans

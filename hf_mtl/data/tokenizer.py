@@ -29,13 +29,24 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
         limits.append(positions if padding is None else positions - padding - 1)
     limit = min(limits)
     if max_length > limit and limit < UNKNOWN_LIMIT:
-        raise UserError(f"max_length: {max_length} is more than the {limit} pieces that {source} can read; set it to {limit} or less")
+        raise UserError(f"max_length: {max_length} is more than {source} can read; set it to {limit} or less")
     tokenizer.model_max_length = max_length
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise UserError(f"encoder {source}: its tokenizer has neither a padding nor an end-of-text token; choose another")
+            raise UserError(
+                f"encoder {source}: its tokenizer has neither a padding nor an end-of-text token; choose another"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet", "longformer", "data2vec-text"}
+_OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+    "mpnet",
+    "longformer",
+    "data2vec-text",
+}

@@ -45,6 +45,7 @@ def shown(cell: Any) -> str:
 
 
 def is_integer(name: str) -> bool:
+    """Whether a label's name is an integer in digits."""
     return name.removeprefix("-").isdecimal()
 
 

@@ -190,7 +190,7 @@ class Task(ABC):
 
 
 def balanced_weights(
-    choice: str | Mapping[str, float] | None, label_list: Sequence[str], counts: Mapping[str, int]
+    choice: str | Mapping[Any, float] | None, label_list: Sequence[str], counts: Mapping[str, int]
 ) -> Tensor:
     """The factor of each label: as given (1 where not), or n / (labels · count) as scikit-learn's "balanced".
 

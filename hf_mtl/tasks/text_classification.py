@@ -52,7 +52,7 @@ class TextClassification(Task):
 
     @classmethod
     def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
-        problem_type = config.problem_type
+        problem_type: str | None = config.problem_type
         if problem_type is None:
             first = next((cell for cell in cells() if cell is not None), None)
             several = isinstance(first, list) or config.label_separator is not None
@@ -138,9 +138,7 @@ class TextClassification(Task):
         if self.spec.problem_type == MULTI:
             each = functional.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none")
             return each.mean(dim=-1).sum(), items
-        each = functional.cross_entropy(
-            logits, target, reduction="none", label_smoothing=self.label_smoothing_factor
-        )
+        each = functional.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing_factor)
         return (each if weight is None else each * weight[target]).sum(), items
 
     def read(self, logits: Tensor, sequence: Mapping[str, Any]) -> Any:

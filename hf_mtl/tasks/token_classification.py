@@ -13,8 +13,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedConfig, Toke
 
 from hf_mtl.config import TaskConfig
 from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, is_integer, label_name, shown
-from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
 from hf_mtl.tasks.spec import TaskSpec
+from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
 
 if TYPE_CHECKING:

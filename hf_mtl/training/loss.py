@@ -63,7 +63,7 @@ def count_step(batches: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task], 
 def micro_batch_loss(
     loss_sums: Mapping[str, Tensor], counts: StepCounts, loss_weights: Mapping[str, float], processes: int
 ) -> Tensor:
-    """What one micro-batch runs backward on: its part of the step's loss, times the processes that average gradients."""
+    """What a micro-batch runs backward on: its part of the step's loss, times the processes that average gradients."""
     terms = [counts.share(task, loss_weights[task]) * loss_sum for task, loss_sum in loss_sums.items()]
     return processes * torch.stack(terms).sum()
 

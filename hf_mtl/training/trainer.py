@@ -190,7 +190,7 @@ class MultiTaskTrainer:
         model.train()
         for step, batches in enumerate(self.steps(), start=1):
             batches = send_to_device(batches, self.accelerator.device, non_blocking=True)
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             result = train_step(
                 model, batches, optimizer, self.accelerator, self.loss_weights, self.training.max_grad_norm
             )
@@ -270,7 +270,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     # An environment variable overrides the argument; backward would then divide the loss.
     accelerator.gradient_state.plugin_kwargs["num_steps"] = 1
     if accelerator.gradient_accumulation_steps != 1:
-        raise UserError("ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set; unset it and use training.gradient_accumulation_steps")
+        raise UserError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set; unset it and use training.gradient_accumulation_steps"
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
         raise UserError(
