@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -76,6 +77,21 @@ def test_a_head_holds_no_encoder_and_keeps_the_stock_names(architecture):
         assert isinstance(getattr(head, prefix), EncodedStates)
         assert type(head).__name__ == type(stock).__name__
         assert isinstance(head, type(stock))
+
+
+def test_a_new_head_gives_memory_to_its_own_weights_alone(architecture):
+    given = []
+
+    def note(module, name, parameter):
+        if parameter is not None and not parameter.is_meta:
+            given.append(parameter.numel())
+
+    hook = register_module_parameter_registration_hook(note)
+    try:
+        head = new_head(TOPIC, tiny_config(architecture))
+    finally:
+        hook.remove()
+    assert sum(given) <= sum(parameter.numel() for parameter in head.parameters())
 
 
 def test_a_head_without_a_checkpoint_is_initialised_by_its_class(architecture):

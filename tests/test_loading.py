@@ -121,6 +121,16 @@ def test_an_adapter_is_no_encoder(folder, tmp_path):
     base = AutoModel.from_pretrained(folder)
     get_peft_model(base, LoraConfig(target_modules=["query"])).save_pretrained(tmp_path / "adapter")
     assert "this is an adapter, not a model; merge it" in refusal(tmp_path / "adapter")
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "adapter")
+    assert "this is an adapter, not a model; merge it" in refusal(tmp_path / "adapter")
+
+
+def test_an_adapter_beside_a_saved_model_is_refused(tmp_path):
+    tiny_model(tmp_path / "encoder").save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    torch.save({}, tmp_path / "model" / "adapter_model.bin")
+    with pytest.raises(UserError, match="this is an adapter"):
+        MultiTaskModel.from_pretrained(tmp_path / "model")
 
 
 def test_a_package_s_folder_is_found_without_importing_the_package(tmp_path, monkeypatch):

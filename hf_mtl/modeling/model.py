@@ -8,19 +8,21 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
 from hf_mtl.modeling.heads import check_name, new_head, stock_class
 from hf_mtl.modeling.loading import (
+    ADAPTER,
     drop_pooler,
+    has_adapter,
     load_encoder,
     load_encoder_config,
     load_head,
     own_memory,
-    quiet_loading,
+    quiet,
     why_not,
 )
 from hf_mtl.tasks.task import Task
@@ -123,7 +125,11 @@ class MultiTaskModel(PreTrainedModel):
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         source = str(pretrained_model_name_or_path)
         try:
-            with quiet_loading():
+            where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+            cached_file(source, "config.json", **where)
+            if has_adapter(source, **where):
+                raise UserError(f"model {source}: {ADAPTER}")
+            with quiet():
                 model, info = super().from_pretrained(source, *model_args, **kwargs)
         except OSError as error:
             raise UserError(f"model {source}: {why_not(source, error)}") from error
@@ -144,7 +150,8 @@ class MultiTaskModel(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save as every `save_pretrained` of transformers, with the tasks as they stand now."""
         self.config.tasks = [task.spec.to_dict() for task in self.tasks.values()]
-        super().save_pretrained(save_directory, **kwargs)
+        with quiet():
+            super().save_pretrained(save_directory, **kwargs)
 
     def task_model(self, name: str) -> PreTrainedModel:
         """The stock model of a task, as its `AutoModelFor…` would load it: copies of the weights, evaluation mode.
