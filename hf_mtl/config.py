@@ -254,7 +254,7 @@ class RunConfig(_Section):
     """Pieces in a sequence, special ones included."""
     datasets: Annotated[dict[Text, DatasetConfig], Field(min_length=1)]
     """Where rows come from, by name."""
-    tasks: Annotated[dict[Text, TaskConfig], Field(min_length=1)]
+    tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
     """What is learnt, by name."""
     sampling: SamplingConfig = SamplingConfig()
     """Which rows make a step."""

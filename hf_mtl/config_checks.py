@@ -189,7 +189,7 @@ def _column_problems(dataset: DatasetConfig, tasks: list[tuple[str, Any]]) -> It
         yield ("text_column",), "missing: name the column of the text here, or that of its words in tokens_column"
     if dataset.token_separator != " " and tokens is None:
         yield ("token_separator",), "only with tokens_column"
-    if isinstance(dataset.columns, list):
+    if isinstance(dataset.columns, list) and dataset.path == "conll":
         yield from _at(("columns",), _twice(dataset.columns))
         for key in ("text_column", "tokens_column", "text_pair_column"):
             column = getattr(dataset, key)
@@ -254,7 +254,7 @@ def _labels_in_dataset(task: TaskConfig, dataset: DatasetConfig) -> Iterator[Pro
         if column == getattr(dataset, key):
             yield ("label_column",), f"{shown(column)} is the {key} of data set {task.dataset}; name the labels' column"
             return
-    if isinstance(dataset.columns, list) and column not in dataset.columns:
+    if isinstance(dataset.columns, list) and dataset.path == "conll" and column not in dataset.columns:
         hint = use(column, dataset.columns)
         yield ("label_column",), f"{shown(column)} is not in datasets.{task.dataset}.columns; {hint}"
 

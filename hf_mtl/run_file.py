@@ -5,6 +5,7 @@ lists and mappings; tags that make anything else are refused, so a file can run 
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import VersionedResolver
 
 from hf_mtl.config_messages import Place, Problem, nearest, shown
@@ -78,9 +80,9 @@ def parse_yaml(text: str) -> tuple[Any, list[Problem]]:
         raise UnreadableFileError("not YAML that can be read: nested too deeply") from None
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        context = f" {error.context}" if error.context else ""
+        words = [error.problem, error.context] if "while" in (error.context or "") else [error.context, error.problem]
         hint = "; indent with blanks, not with tabs" if "'\\t'" in str(error.problem) else ""
-        raise UnreadableFileError(f"not YAML: {line}{error.problem}{context}{hint}") from None
+        raise UnreadableFileError(f"not YAML: {line}{' '.join(filter(None, words))}{hint}") from None
     except YAMLError as error:
         raise UnreadableFileError(f"not YAML: {str(error).splitlines()[0]}") from None
 
@@ -217,12 +219,24 @@ def _set_key(raw: dict[Any, Any], keys: tuple[str, ...], value: Any) -> list[Pro
     return []
 
 
+class _Representer(SafeRepresenter):
+    """Quotes the line breaks of Unicode, which ruamel's writer loses otherwise."""
+
+    def represent_str(self, data: str) -> ScalarNode:
+        style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar(TAG + "str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def write_run_file(config: BaseModel, path: Path) -> None:
     """Writes a run as resolved, every default included; `load_config` reads an equal run from it."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
-    yaml.width = 120
+    yaml.width = sys.maxsize  # folded lines lose blanks
+    yaml.Representer = _Representer
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
     with path.open("w", encoding="utf-8", newline="\n") as file:
         yaml.dump(config.model_dump(), file)
