@@ -233,7 +233,7 @@ def assert_held_out(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> None:
 
 
 def _has_name(text: str, name: str) -> bool:
-    """Whether `name` stands in `text` as whole words. The plain search comes first, for it is a hundred times faster."""
+    """Whether `name` stands in `text` as whole words; the plain search comes first, which is much faster."""
     return name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
