@@ -2,14 +2,16 @@
 
 import copy
 import io
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import sentencepiece
 import torch
-from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import ByteLevelBPETokenizer, normalizers, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -61,12 +63,18 @@ TEXTS = (
 
 @cache
 def _wordpiece_vocab(specials: tuple[str, ...], size: int) -> dict[str, int]:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(specials), show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    return tokenizer.get_vocab()
+    """All characters, then the most frequent pieces; the library's own trainer gives another vocabulary each time."""
+    words: Counter[str] = Counter()
+    for text in TEXTS:
+        plain = normalizers.BertNormalizer(lowercase=True).normalize_str(text)
+        words.update(word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(plain))
+    pieces: Counter[str] = Counter()
+    for word, times in words.items():
+        for start, end in combinations(range(len(word) + 1), 2):
+            pieces[("##" if start else "") + word[start:end]] += times
+    single = sorted(piece for piece in pieces if len(piece.removeprefix("##")) == 1)
+    several = sorted(pieces.keys() - set(single), key=lambda piece: (-pieces[piece], piece))
+    return {piece: place for place, piece in enumerate([*specials, *single, *several][:size])}
 
 
 def _wordpiece(size: int) -> PreTrainedTokenizerBase:
