@@ -183,3 +183,12 @@ def test_a_tuned_threshold_is_saved_with_the_model(tmp_path):
     assert saved.tasks["topics"].spec.threshold == trainer.model.tasks["topics"].spec.threshold
     again = evaluate_saved(str(tmp_path / "out"), "validation").results["topics"].metrics
     assert again == metrics["validation"]["topics"]
+
+
+def test_test_is_measured_without_the_files_of_train(tmp_path):
+    run = tiny_run(tmp_path, max_steps=2)
+    metrics = MultiTaskTrainer.from_config(run, console=QUIET).train()
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").unlink()
+    results = evaluate_saved(str(tmp_path / "out"), "test").results
+    assert {task: result.metrics for task, result in results.items()} == metrics["test"]

@@ -153,9 +153,25 @@ def _source(name: str, config: DatasetConfig, base_dir: str | Path, memory: Any,
         return {split: partial(_held, name, f"{config.path}[{split}]", hub[split], columns) for split in hub}
     if config.data_files is None:
         raise DataError(f"datasets.{name}.data_files is missing: path {config.path} reads files")
-    files = source_files(f"datasets.{name}.data_files", config.data_files, base_dir)
-    read = _parquet if config.path == "parquet" else partial(_local, config)
-    return {split: partial(read, name, split, files[split], columns) for split in files}
+    listed = config.data_files if isinstance(config.data_files, Mapping) else {"train": config.data_files}
+    read = _parquet if config.path == "parquet" else _local
+    return {
+        split: partial(_files, read, name, split, config, typed, base_dir, columns) for split, typed in listed.items()
+    }
+
+
+def _files(
+    read: Callable[..., RowSplit],
+    name: str,
+    split: str,
+    config: DatasetConfig,
+    typed: str | Sequence[str],
+    base_dir: str | Path,
+    columns: Columns,
+) -> RowSplit:
+    # Looked for when the split is read: to measure test, the files of train need not be there.
+    files = source_files(f"datasets.{name}.data_files", {split: typed}, base_dir)
+    return read(config, name, split, files[split], columns)
 
 
 def _local(config: DatasetConfig, name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
@@ -167,7 +183,7 @@ def _local(config: DatasetConfig, name: str, split: str, files: Sequence[SourceF
     return RowSplit(dataset, [file.name for file in files], frozenset(columns.labels), fingerprint)
 
 
-def _parquet(name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
+def _parquet(_: DatasetConfig, name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
     loaded = load_parquet(name, split, files)
     kept = [
         keep_columns(name, file.name, dataset, columns, number)
