@@ -49,7 +49,7 @@ class MultiTaskPipeline(Pipeline):
             name: task.pipeline_class(model=model.heads[name], tokenizer=tokenizer, device=self.device)
             for name, task in model.tasks.items()
         }
-        self._call({})  # keywords that no task knows are refused now, not at the first call
+        self.resolve({})  # keywords that no task knows are refused now, not at the first call
 
     @classmethod
     def from_pretrained(cls, model: str | PathLike[str], **kwargs: Any) -> Self:
@@ -90,7 +90,7 @@ class MultiTaskPipeline(Pipeline):
             UserError: if an input cannot be read, a keyword or task is not known, or a task that was asked for by name
                 cannot read the input.
         """
-        call = self._call(options)
+        call = self.resolve(options)
         size = batch_size if batch_size is not None else self._batch_size
         if size is None:
             size = DEFAULT_BATCH_SIZE if hasattr(inputs, "__len__") else 1
@@ -103,7 +103,12 @@ class MultiTaskPipeline(Pipeline):
         answers = self._stream(inputs, call, size)
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
 
-    def _call(self, options: Mapping[str, Any]) -> Call:
+    def resolve(self, options: Mapping[str, Any]) -> Call:
+        """The tasks of a call with these keywords, and how each reads and answers.
+
+        Raises:
+            UserError: if a keyword or task is not known.
+        """
         return resolve_call(self.model.tasks, self._stock, self._postprocess_params, options)
 
     def _stream(self, inputs: Iterable[Any], call: Call, batch_size: int) -> Iterator[dict[str, Any]]:
