@@ -4,10 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from hf_mtl.config import load_config
 from hf_mtl.errors import UserError
@@ -81,6 +82,9 @@ def train(
     try:
         trainer.train()
     except KeyboardInterrupt:
+        typer.echo(
+            f"stopped; no model was saved in {run.training.output_dir}. The same command starts the run anew", err=True
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -113,6 +117,68 @@ def evaluate(
         console.print(f"{count} wrong answers in {errors}", markup=False, highlight=False)
 
 
+@app.command()
+def predict(
+    model: ModelFolder,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; none: lines of stdin.")] = None,
+    input_file: Annotated[
+        str | None,
+        typer.Option("--input", metavar="FILE", help="A .txt (a line a text), .jsonl, .json, .csv or .tsv, also .gz."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where the JSON lines go; stdout by default.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="The tasks to answer; all by default.")] = None,
+    text_column: Annotated[str, typer.Option(help="The column of the text in --input.")] = "text",
+    text_pair_column: Annotated[str | None, typer.Option(help="The column of the second text, for pairs.")] = None,
+    aggregation_strategy: Annotated[
+        str, typer.Option(help="How pieces become entities: none, simple, first, average, max.")
+    ] = "simple",
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one pass of the encoder.")] = 32,
+) -> None:
+    """Answer texts with all tasks in one pass: a JSON line a text, in the order of the input.
+
+    Other columns of --input are kept. Answers are those of the stock transformers pipelines.
+    """
+    if texts and input_file:
+        raise UserError("give texts or --input, not both")
+    from hf_mtl.inference.files import predict_file, predict_texts, read_texts
+    from hf_mtl.inference.pipeline import MultiTaskPipeline
+
+    pipe = MultiTaskPipeline.from_pretrained(model)
+    options: dict[str, Any] = {"tasks": [name.strip() for name in tasks.split(",")]} if tasks else {}
+    if any("aggregation_strategy" in task.pipeline_options for task in pipe.model.tasks.values()):
+        options["aggregation_strategy"] = aggregation_strategy
+    if not input_file:
+        predict_texts(pipe, texts or read_texts(sys.stdin), output, **options)
+        return
+    columns = {"text_column": text_column, "text_pair_column": text_pair_column}
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("answering", total=None)
+        predict_file(
+            pipe,
+            input_file,
+            output,
+            **columns,
+            batch_size=batch_size,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+            **options,
+        )
+
+
+@app.command()
+def export(
+    model: ModelFolder,
+    task: Annotated[str, typer.Option(help="The task to take out.")],
+    output: Annotated[str, typer.Option(metavar="DIR", help="The folder to write; it must not hold anything.")],
+) -> None:
+    """Write one task as a stock checkpoint, which transformers loads without hf_mtl."""
+    from hf_mtl.inference.export import export_task
+
+    export_task(model, task, output)
+    typer.echo(f"{task} is in {output}: transformers.pipeline(model={output!r}) loads it")
+
+
 def _progress(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -121,5 +187,6 @@ def main() -> None:
     """Runs the command line. A fault of the user's input is one message on stderr and exit status 2."""
     try:
         app()
-    except UserError:
+    except UserError as error:
+        typer.echo(str(error), err=True)
         sys.exit(2)

@@ -17,8 +17,8 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
         UserError: if it cannot be loaded or read sequences of that length.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True)
-        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"encoder {source}: no tokenizer or config could be loaded from there ({error})") from error
     limits = [tokenizer.model_max_length]

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config import RunConfig
 from hf_mtl.errors import UserError
+from hf_mtl.modeling.loading import quiet_loading
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
 
@@ -65,7 +66,8 @@ class RunFolder:
         """
         beside = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
         try:
-            model.save_pretrained(beside)
+            with quiet_loading():
+                model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
             write_run_file(config, beside / "run.yaml")
             text = json.dumps(metrics, ensure_ascii=False, indent=2)
