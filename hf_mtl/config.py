@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hf_mtl import sources
-from hf_mtl.config_checks import FILE_FORMATS, MULTI, SPLITS, UNREAD, cross_problems, readable
+from hf_mtl.config_checks import UNREAD, cross_problems, readable
+from hf_mtl.config_defaults import resolved_dataset, resolved_task
 from hf_mtl.config_messages import Problem, by_place, key_path, schema_problems
 from hf_mtl.errors import ConfigError
 from hf_mtl.run_file import UnreadableFileError, apply_overrides, plain_values, read_run_file
@@ -99,26 +100,6 @@ class DatasetConfig(_Section):
         return resolved_dataset(raw)
 
 
-def resolved_dataset(raw: Any) -> Any:
-    """The keys of a data set with those that others imply written out."""
-    if not isinstance(raw, Mapping):
-        return raw
-    raw = dict(raw)
-    path, files, columns = raw.get("path"), raw.get("data_files"), raw.get("columns")
-    if path == "text" and raw.get("text_column") is None:
-        raw["text_column"] = "text"
-    if path == "conll" and raw.get("tokens_column") is None:
-        raw["tokens_column"] = columns[0] if isinstance(columns, list) and columns else "tokens"
-    if isinstance(files, str | list):
-        raw["data_files"] = files = {"train": files}
-    splits = raw.get("splits")
-    if splits is None and isinstance(files, Mapping) and path in FILE_FORMATS:
-        raw["splits"] = {name: name for name in SPLITS if name in files}
-    elif isinstance(splits, Mapping) and "train" not in splits and any(isinstance(s, float) for s in splits.values()):
-        raw["splits"] = {"train": "train", **splits}
-    return raw
-
-
 class TaskConfig(_Section):
     """One head: its labels, its part in the loss, its metrics."""
 
@@ -153,14 +134,6 @@ class TaskConfig(_Section):
     @classmethod
     def _resolve(cls, raw: Any) -> Any:
         return resolved_task(raw)
-
-
-def resolved_task(raw: Any) -> Any:
-    """The keys of a task with those that others imply written out."""
-    if not isinstance(raw, Mapping) or raw.get("task_type") != "text-classification":
-        return raw
-    several = raw.get("threshold") is not None or raw.get("label_separator") is not None
-    return {**raw, "problem_type": MULTI} if several and raw.get("problem_type") is None else raw
 
 
 class SamplingConfig(_Section):
