@@ -342,7 +342,7 @@ def test_very_long_texts_do_not_wait_for_a_whole_chunk(bert):
     def texts() -> Iterator[str]:
         for _ in range(10):
             read.append(1)
-            yield "London " * 100_000
+            yield "London " * 20_000
 
     next(bert.pipe(texts(), tasks=["topic"], batch_size=8))
     assert len(read) == 2
@@ -359,6 +359,8 @@ def test_unknown_names_are_refused_with_those_there_are(bert):
         bert.pipe("a", task_kwargs={"topics": {}})
     with pytest.raises(UserError, match="task slots cannot take aggregation_strategy='simpel'"):
         bert.pipe("a", aggregation_strategy="simpel")
+    with pytest.raises(UserError, match="task_kwargs is"):
+        bert.pipe("a", task_kwargs={"topic": 3})
     with pytest.raises(UserError, match="tasks is empty"):
         bert.pipe("a", tasks=[])
     with pytest.raises(UserError, match="keyword 'max_length'"):
@@ -374,11 +376,11 @@ def test_a_stride_that_never_ends_is_refused(bert, stride):
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        (3, "a int"),
-        (None, "a NoneType"),
-        (["a", "b"], "a list"),
+        (3, "int"),
+        (None, "NoneType"),
+        (["a", "b"], "list"),
         ({"txt": "a"}, "keys txt"),
-        (b"a", "a bytes"),
+        (b"a", "bytes"),
         ({"text": 3}, "keys text"),
         ("\ud800", "no valid Unicode"),
     ],
@@ -386,6 +388,12 @@ def test_a_stride_that_never_ends_is_refused(bert, stride):
 def test_an_input_that_is_no_text_is_named(bert, value, found):
     with pytest.raises(UserError, match=rf"inputs\[1\].*{found}"):
         bert.pipe(["a", value])
+
+
+@pytest.mark.parametrize("value", [3, None, b"text"])
+def test_something_that_gives_no_texts_is_refused(bert, value):
+    with pytest.raises(UserError, match="give a text, a pair, or a series"):
+        bert.pipe(value)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, "many"])
@@ -434,6 +442,9 @@ def test_another_model_is_refused(bert, tmp_path):
         MultiTaskPipeline.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="this is a BertModel"):
         transformers.pipeline("multi-task", model=str(tmp_path))
+    bert.model.save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
+        MultiTaskPipeline.from_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="no such folder"):
         MultiTaskPipeline.from_pretrained(tmp_path / "nowhere")
 

@@ -5,9 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from hf_mtl.errors import UserError
+from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.model import MultiTaskModel
 
 
@@ -29,7 +28,7 @@ def export_task(
     _check_folder(folder, overwrite)
     source = os.fspath(model)
     stock = MultiTaskModel.from_pretrained(source).task_model(task)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = saved_tokenizer(source)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Under the same parent, as renaming needs one file system.

@@ -82,7 +82,7 @@ def resolve_call(
     for keywords in (given, asked):
         for option in keywords:
             _check("keyword", option, (*CALL_OPTIONS, *known))
-        for name, options in (keywords.get("task_kwargs") or {}).items():
+        for name, options in _task_kwargs(keywords).items():
             _check("task_kwargs: task", name, tasks)
             for option in options:
                 _check(f"task_kwargs: keyword of task {name}", option, tasks[name].pipeline_options)
@@ -99,6 +99,13 @@ def resolve_call(
         options = {option: common[option] for option in tasks[name].pipeline_options if option in common}
         calls.append(_task_call(name, tasks[name], stock[name], {**options, **own[name]}))
     return Call(calls, named=names is not None)
+
+
+def _task_kwargs(keywords: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    given = keywords.get("task_kwargs") or {}
+    if not isinstance(given, Mapping) or not all(isinstance(options, Mapping) for options in given.values()):
+        raise UserError(f"task_kwargs is {given!r}; give a dict: task to a dict of that task's keywords")
+    return given
 
 
 def _task_call(name: str, task: Task, stock: Pipeline, options: Mapping[str, Any]) -> TaskCall:

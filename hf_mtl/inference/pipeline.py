@@ -18,7 +18,7 @@ DEFAULT_BATCH_SIZE = 8
 # So many batches are read together and sorted by length, which leaves little padding.
 CHUNK_BATCHES = 32
 SOURCE_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-LOADING_OPTIONS = ("dtype", "device_map", "attn_implementation")
+LOADING_OPTIONS = ("dtype", "attn_implementation")
 
 
 class MultiTaskPipeline(Pipeline):
@@ -58,7 +58,7 @@ class MultiTaskPipeline(Pipeline):
         Args:
             model: a folder, or the id of a repository on the Hub.
             kwargs: where and how to load it, as in transformers (`revision`, `token`, `cache_dir`, `local_files_only`,
-                `dtype`, `device_map`, `attn_implementation`), and those of the class.
+                `force_download`, `dtype`, `attn_implementation`), and those of the class.
 
         Raises:
             UserError: if it is no saved multi-task model.
@@ -66,7 +66,7 @@ class MultiTaskPipeline(Pipeline):
         source = {key: kwargs.pop(key) for key in SOURCE_OPTIONS if key in kwargs}
         loading = {key: kwargs.pop(key) for key in LOADING_OPTIONS if key in kwargs}
         loaded = MultiTaskModel.from_pretrained(model, **source, **loading)
-        return cls(loaded, AutoTokenizer.from_pretrained(model, **source), **kwargs)
+        return cls(loaded, saved_tokenizer(model, **source), **kwargs)
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **options: Any) -> Any:
         """Answer one text or many.
@@ -75,8 +75,8 @@ class MultiTaskPipeline(Pipeline):
             inputs: a text (a str), a pair of texts (`{"text": ..., "text_pair": ...}`), a list of these, or anything
                 that gives these one by one (a generator, a `KeyDataset`).
             batch_size: sequences per pass of the encoder. It does not change the answers. From 2 on, 32 batches are
-                read together and sorted by length. The default is 8, and 1 for a series whose length is not known,
-                so that each answer comes before the next text is read.
+                read together and sorted by length (fewer of long texts). The default is 8, and 1 for a series whose
+                length is not known, so that each answer comes before the next text is read.
             options: `tasks`, the names of the tasks to answer (default: all that read such inputs: tasks trained on
                 pairs read pairs, the others single texts); the stock pipelines' `top_k`, `function_to_apply`,
                 `aggregation_strategy`, `stride`, `ignore_labels`, each for the tasks that know it; and
@@ -98,7 +98,7 @@ class MultiTaskPipeline(Pipeline):
             raise UserError(f"batch_size is {size!r}; give a whole number from 1 on")
         if isinstance(inputs, (str, Mapping)):
             return self._answers([read_text(inputs, "the input")], call, size)[0]
-        if not isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
+        if isinstance(inputs, bytes) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
             raise UserError(f"the input is a {type(inputs).__name__}; give a text, a pair, or a series of them")
         answers = self._stream(inputs, call, size)
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
@@ -154,3 +154,15 @@ class MultiTaskPipeline(Pipeline):
     def _sanitize_parameters(self, **pipeline_parameters: Any) -> tuple[dict, dict, dict]:
         # Called once, by the base class's constructor: the keywords are kept as the defaults of every call.
         return {}, {}, pipeline_parameters
+
+
+def saved_tokenizer(model: str | PathLike[str], **source: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved with a model.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {model}: its tokenizer cannot be loaded; save it with the model ({error})") from error

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from hf_mtl.errors import UserError
 
 # A chunk is also closed at this many characters, so that a chunk of very long texts still fits in memory.
-CHUNK_CHARACTERS = 1_000_000
+CHUNK_CHARACTERS = 250_000
 
 
 class Text(NamedTuple):
@@ -29,7 +29,7 @@ def read_text(value: Any, place: str) -> Text:
         text, pair = value["text"], value.get("text_pair")
         if isinstance(text, str) and (pair is None or isinstance(pair, str)):
             return Text(text, pair, place)
-    found = f"keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    found = f"keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
     raise UserError(f"{place}: found {found}; give a str, or {{'text': str, 'text_pair': str}} for a pair of texts")
 
 
@@ -40,7 +40,7 @@ def chunks(values: Iterable[Any], size: int) -> Iterator[list[Text]]:
     for number, value in enumerate(values):
         text = read_text(value, f"inputs[{number}]")
         chunk.append(text)
-        characters += len(text.text)
+        characters += len(text.text) + len(text.pair or "")
         if len(chunk) == size or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0

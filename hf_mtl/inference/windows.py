@@ -83,7 +83,9 @@ def _encode(
                 [text.text for text in texts], pairs, truncation=True, return_attention_mask=False, **windows
             )
         except Exception as error:
-            raise _refusal(texts, stride, error) from error
+            if (fault := _fault(texts)) is not None:
+                raise UserError(fault) from error
+            raise
     kinds = encoded.get("token_type_ids")
     owners = encoded.get("overflow_to_sample_mapping", range(len(texts)))
     found: list[list[tuple[list[int], list[int] | None, Any]]] = [[] for _ in texts]
@@ -97,16 +99,14 @@ def _encode(
     return found
 
 
-def _refusal(texts: Sequence[Text], stride: int | None, error: Exception) -> Exception:
-    """Why the tokenizer failed, in words if it is known to be the input's fault."""
+def _fault(texts: Sequence[Text]) -> str | None:
+    """Which text no tokenizer could read, if there is one."""
     for text in texts:
         try:
             (text.text + (text.pair or "")).encode()
         except UnicodeEncodeError:
-            return UserError(f"{text.place} is no valid Unicode text (it holds half a surrogate pair): {text.text!r}")
-    if stride is not None:
-        return UserError(f"stride={stride} cannot be used: {error}")
-    return error
+            return f"{text.place} is no valid Unicode text (it holds half a surrogate pair): {text.text!r}"
+    return None
 
 
 def batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:
