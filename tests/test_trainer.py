@@ -192,3 +192,18 @@ def test_test_is_measured_without_the_files_of_train(tmp_path):
         (tmp_path / f"{split}.jsonl").unlink()
     results = evaluate_saved(str(tmp_path / "out"), "test").results
     assert {task: result.metrics for task, result in results.items()} == metrics["test"]
+
+
+def test_accumulation_set_from_outside_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(UserError, match="unset it and write training.gradient_accumulation_steps"):
+        MultiTaskTrainer.from_config(tiny_run(tmp_path), console=QUIET)
+
+
+def test_several_processes_that_are_not_one_run_are_refused(tmp_path, monkeypatch):
+    trainer = MultiTaskTrainer.from_config(tiny_run(tmp_path), console=QUIET)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="started 2 processes, but Accelerate sees 1"):
+        MultiTaskTrainer(
+            trainer.config, trainer.model, trainer.tokenizer, trainer.prepared, trainer.folder, console=QUIET
+        )

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config import RunConfig
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.loading import quiet
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
 
@@ -66,8 +65,7 @@ class RunFolder:
         """
         beside = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
         try:
-            with quiet():
-                model.save_pretrained(beside)
+            model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
             write_run_file(config, beside / "run.yaml")
             text = json.dumps(metrics, ensure_ascii=False, indent=2)

@@ -267,11 +267,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         mixed_precision="bf16" if config.training.bf16 else "no",
         cpu=not torch.accelerator.is_available(),
     )
-    # An environment variable overrides the argument; backward would then divide the loss.
-    accelerator.gradient_state.plugin_kwargs["num_steps"] = 1
     if accelerator.gradient_accumulation_steps != 1:
+        # The variable overrides the argument, and Accelerate's backward would then divide the loss.
         raise UserError(
-            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set; unset it and use training.gradient_accumulation_steps"
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set; unset it and write training.gradient_accumulation_steps"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
