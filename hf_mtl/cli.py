@@ -152,14 +152,14 @@ def predict(
     if not input_file:
         predict_texts(pipe, texts or read_texts(sys.stdin), output, **options)
         return
-    columns = {"text_column": text_column, "text_pair_column": text_pair_column}
     with Progress(console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("answering", total=None)
         predict_file(
             pipe,
             input_file,
             output,
-            **columns,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
             batch_size=batch_size,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
             **options,
