@@ -17,9 +17,9 @@ from typing import Any
 SOURCES = Path(__file__).parent / "quickstart"
 OUTPUT_DIR = Path(__file__).parents[1] / "task_configs" / "quickstart_data"
 SPLITS = ("train", "validation", "test")
-NEWS_ROWS = {"train": (560, 400, 540), "validation": (66, 54, 60), "test": (120, 96, 104)}
+NEWS_ROWS = {"train": (520, 360, 480), "validation": (66, 54, 60), "test": (120, 96, 104)}
 """Rows a split with topic and tags, with a topic alone, and with tags alone (short messages)."""
-REVIEW_ROWS = {"train": 1200, "validation": 126, "test": 210}
+REVIEW_ROWS = {"train": 1080, "validation": 126, "test": 210}
 ENTITY_OF = {"person": "person", "place": "place", "organisation": "organisation", "product": "product"}
 ENTITY_OF |= dict.fromkeys(("day", "month", "when"), "date")
 """The slots of a wording that are entities, and their type."""
