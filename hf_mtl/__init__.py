@@ -27,6 +27,7 @@ _HOMES = {
     "load_config": "hf_mtl.config",
 }
 
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

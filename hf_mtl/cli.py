@@ -150,7 +150,9 @@ def predict(
     if any("aggregation_strategy" in task.pipeline_options for task in pipe.model.tasks.values()):
         options["aggregation_strategy"] = aggregation_strategy
     if not input_file:
-        predict_texts(pipe, texts or read_texts(sys.stdin), output, **options)
+        # A person at a terminal gets each answer before the next line is typed.
+        size = 1 if not texts and sys.stdin.isatty() else batch_size
+        predict_texts(pipe, texts or read_texts(sys.stdin), output, batch_size=size, **options)
         return
     with Progress(console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("answering", total=None)
@@ -175,8 +177,8 @@ def export(
     """Write one task as a stock checkpoint, which transformers loads without hf_mtl."""
     from hf_mtl.inference.export import export_task
 
-    export_task(model, task, output)
-    typer.echo(f"{task} is in {output}: transformers.pipeline(model={output!r}) loads it")
+    task_type = export_task(model, task, output)
+    typer.echo(f"{task} is in {output}: transformers.pipeline({task_type!r}, model={output!r}) loads it")
 
 
 def _progress(console: Console) -> Callable[[str], None]:

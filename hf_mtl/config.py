@@ -208,7 +208,7 @@ class TrainingConfig(_Section):
     """Steps between evaluations, with eval_strategy steps."""
     load_best_model_at_end: bool = True
     """Whether the weights with the best score on validation are kept, or the last."""
-    logging_steps: Count = 10
+    logging_steps: Count = 500
     """Steps between lines of history.jsonl."""
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that collate batches beside the training process."""

@@ -194,12 +194,14 @@ class RowEncoder:
             except WordError as error:
                 self._refuse(start + offset, str(error))
                 continue
-            second = columns[config.text_pair_column][offset] if config.text_pair_column else ""
-            if text is None or not text.strip() or second is None:
+            second = columns[config.text_pair_column][offset] if config.text_pair_column else None
+            # A pair without its second text is no pair: the stock pipelines would read it as a single text.
+            half = config.text_pair_column is not None and not (second or "").strip()
+            if text is None or not text.strip() or half:
                 self.summary.without_text += 1
                 self._name(self.summary.without_text_rows, columns["_row"][offset])
                 continue
-            texts[offset], pairs[offset], words[offset] = text, second, spans
+            texts[offset], pairs[offset], words[offset] = text, second or "", spans
         return texts, pairs, words, list(texts)
 
     def _tokenize(

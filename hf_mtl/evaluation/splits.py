@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from hf_mtl.batching.collator import Collator
@@ -15,6 +14,7 @@ from hf_mtl.data.preparation import prepare
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.evaluator import TaskResult, evaluate, read_answers
 from hf_mtl.evaluation.threshold import tune
+from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.metrics.hub import hub_metric
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.tasks.task import Task

@@ -12,7 +12,7 @@ from hf_mtl.modeling.model import MultiTaskModel
 
 def export_task(
     model: str | os.PathLike[str], task: str, output_dir: str | os.PathLike[str], overwrite: bool = False
-) -> None:
+) -> str:
     """Write one task as a stock checkpoint with its tokenizer: `transformers.pipeline(task_type, model=output_dir)`.
 
     Args:
@@ -21,13 +21,17 @@ def export_task(
         output_dir: the folder to write. It is written beside and renamed into place.
         overwrite: whether a checkpoint that lies there is replaced, with all that is in its folder.
 
+    Returns:
+        The task's type, the name of the stock pipeline that loads the checkpoint.
+
     Raises:
         UserError: if there is no such model or task, or the folder is not empty or cannot be written.
     """
     folder = Path(output_dir).absolute()
     _check_folder(folder, overwrite)
     source = os.fspath(model)
-    stock = MultiTaskModel.from_pretrained(source).task_model(task)
+    multi_task = MultiTaskModel.from_pretrained(source)
+    stock = multi_task.task_model(task)
     tokenizer = saved_tokenizer(source)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +45,7 @@ def export_task(
         stock.save_pretrained(new)
         tokenizer.save_pretrained(new)
         _put_in_place(new, folder, beside / "old")
+        return multi_task.tasks[task].spec.task_type
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
     finally:
