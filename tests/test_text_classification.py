@@ -59,6 +59,26 @@ def test_a_class_label_gives_the_names_and_label_list_may_order_them_anew():
     assert task.shown_label(read(1)) == "pos"
 
 
+def test_a_class_labels_integers_are_places_although_its_names_are_numbers():
+    task, read = built([0, 1, 2], class_names=["1", "2", "3"])
+    assert [task.shown_label(read(cell)) for cell in (0, 1, 2)] == ["1", "2", "3"]
+    task, read = built([[0, 2]], class_names=["1", "2", "3"])
+    assert read([0, 2]) == [0, 2]
+
+
+def test_smoothing_is_refused_where_the_rows_show_several_labels():
+    with pytest.raises(LabelError, match="no label_smoothing_factor"):
+        built([["a"]], label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"class_weight": "balanced", "label_list": ["a", "b"]}])
+def test_a_cell_that_is_no_label_is_refused_where_its_row_is_known(changes):
+    task, read = built(["a", 1.5, "b"], **changes)
+    assert task.spec.label_list == ["a", "b"]
+    with pytest.raises(LabelError, match=r"label 1.5 is a number"):
+        read(1.5)
+
+
 @pytest.mark.parametrize(
     ("cells", "changes", "message"),
     [

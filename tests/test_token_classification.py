@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from hf_mtl.config import TaskConfig
 from hf_mtl.data.texts import WordError, find_words, join_words
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spec import TaskSpec
@@ -20,6 +21,12 @@ def task(**changes) -> TokenClassification:
     return TokenClassification(
         TaskSpec(name="ner", task_type="token-classification", label_list=LABELS, tag_scheme="BIO", **changes)
     )
+
+
+def built(cells, class_names=None, **changes):
+    config = TaskConfig(task_type="token-classification", dataset="d", label_column="tags", **changes)
+    made = TokenClassification.from_rows("ner", config, lambda: iter(cells), class_names, False)
+    return made, made.reader(config, lambda: iter(cells), class_names, Counter())
 
 
 def windows(text: str, kind: str, max_length: int) -> list[Window]:
@@ -139,3 +146,35 @@ def test_words_are_found_from_left_to_right():
     assert find_words(["a", "b", "a"], "a  b,a") == [(0, 1), (3, 4), (5, 6)]
     with pytest.raises(WordError, match="word 2 'c' does not stand in the text"):
         find_words(["a", "c"], "a b")
+
+
+@pytest.mark.parametrize("cell", [["O", 1, 2], "0 1 2", ["0", "1", "2"]])
+def test_integers_are_places_in_label_list_also_as_text(cell):
+    made, read = built([cell], label_list=LABELS)
+    assert made.spec.tag_scheme == "BIO"
+    assert made.spec.label_list == LABELS
+    assert read(cell) == [0, 1, 2]
+
+
+def test_a_class_labels_integers_are_places_although_a_name_is_a_number():
+    made, read = built([[0, 1, 2]], class_names=["NOUN", "0", "VERB"])
+    assert [made.spec.label_list[tag] for tag in read([2, 1, 0])] == ["VERB", "0", "NOUN"]
+
+
+def test_a_tag_that_says_nothing_is_unknown_and_no_label():
+    made, read = built([["NOUN", "", None, float("nan")], ["VERB"]])
+    assert made.spec.label_list == ["NOUN", "VERB"]
+    assert read(["VERB", "", None, float("nan")]) == [1, IGNORED, IGNORED, IGNORED]
+
+
+def test_types_in_label_list_become_their_tags():
+    made, read = built([["B-city", "O"]], label_list=["city", "person"])
+    assert made.spec.label_list == ["O", "B-city", "I-city", "B-person", "I-person"]
+    assert read(["O", "B-person"]) == [0, 3]
+
+
+def test_a_row_that_cannot_be_read_is_passed_over_by_the_weights():
+    made, read = built([["B-city", "O"], ["B-sea"]], label_list=["city"], class_weight="balanced")
+    assert made.class_weight is not None
+    with pytest.raises(LabelError, match="'B-sea' of task ner is not in label_list"):
+        read(["B-sea"])

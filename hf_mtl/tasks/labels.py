@@ -1,8 +1,10 @@
 """Label cells → label names: what a cell may hold, and the labels of a task where the run file does not list them."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+Label = TypeVar("Label")
 
 
 class LabelError(ValueError):
@@ -38,6 +40,17 @@ def label_name(cell: Any) -> str:
     raise LabelError(f"label {shown(cell)} is a {kind(cell)}; a label is text, an integer or true/false{hint}")
 
 
+def class_name(place: int, names: Sequence[str]) -> str:
+    """The name that a `ClassLabel` gives an integer: always a place, also where the names are numbers themselves.
+
+    Raises:
+        LabelError: if there is no such place.
+    """
+    if not 0 <= place < len(names):
+        raise LabelError(f"{place} has no name; the names go from 0 to {len(names) - 1}")
+    return names[place]
+
+
 def shown(cell: Any) -> str:
     """A cell as an error message shows it, cut after 60 characters."""
     text = repr(cell)
@@ -52,20 +65,37 @@ def is_integer(name: str) -> bool:
 def found_labels(cells: Iterable[Any]) -> list[str]:
     """The sorted labels of `cells`; integers (also those of a csv, which are text) in the order of numbers.
 
+    A cell that can be no label is passed over, for it is refused where its row is known.
+
     Raises:
         LabelError: if there is none, or if the labels are of several kinds (1 and "1" would be two labels or one).
     """
     examples: dict[str, Any] = {}
-    names: Counter[str] = Counter()
+    names: set[str] = set()
+    refused: LabelError | None = None
     for cell in cells:
-        examples.setdefault(kind(cell), cell)
-        names[label_name(cell)] += 1
+        try:
+            names.add(label_name(cell))
+            examples.setdefault(kind(cell), cell)
+        except LabelError as error:
+            refused = refused or error
     if len(examples) > 1:
         kinds = ", ".join(f"{name} ({shown(cell)})" for name, cell in examples.items())
         raise LabelError(f"labels of several kinds: {kinds}; write them all in one kind, or give label_list")
     if not names:
-        raise LabelError("no row of train has a label")
+        raise refused or LabelError("no row of train has a label")
     return sorted(names, key=int) if all(map(is_integer, names)) else sorted(names)
+
+
+def readable(cells: Iterable[Any], read: Callable[[Any], Label]) -> Iterator[Label]:
+    """What `read` gives for the cells that say something and can be read.
+
+    The others are refused when their split is encoded, where the row is known.
+    """
+    for cell in cells:
+        if cell is not None:
+            with suppress(LabelError):
+                yield read(cell)
 
 
 class LabelIndex:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, TextClassificationPipeline
 
 from hf_mtl.config import TaskConfig
-from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, label_name, shown
+from hf_mtl.tasks.labels import LabelError, LabelIndex, class_name, found_labels, label_name, readable, shown
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
 
@@ -57,6 +57,8 @@ class TextClassification(Task):
             first = next((cell for cell in cells() if cell is not None), None)
             several = isinstance(first, list) or config.label_separator is not None
             problem_type = MULTI if several else SINGLE
+        if problem_type == MULTI and config.label_smoothing_factor:
+            raise LabelError("the rows have lists of labels, for which there is no label_smoothing_factor; take it out")
         labels = None
         if problem_type != REGRESSION:
             named = config.label_list if config.label_list is not None else class_names
@@ -78,9 +80,8 @@ class TextClassification(Task):
     def weights(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Tensor:
         read = self.reader(config, cells, class_names, Counter())
         counts: Counter[str] = Counter()
-        for cell in cells():
-            if cell is not None:
-                counts.update(self.label_counts(read(cell)))
+        for label in readable(cells(), read):
+            counts.update(self.label_counts(label))
         return balanced_weights(config.class_weight, self.spec.label_list or [], counts)
 
     def reader(
@@ -89,13 +90,10 @@ class TextClassification(Task):
         if self.spec.problem_type == REGRESSION:
             return read_number
         place = LabelIndex(self.spec.label_list or [], self.name)
-        named = LabelIndex(class_names, self.name) if class_names else None
 
         def read(cell: Any) -> int:
             # A ClassLabel's integers are places among the data set's own names, whatever order label_list has.
-            if class_names and named and isinstance(cell, int):
-                return place(class_names[named(cell)])
-            return place(cell)
+            return place(class_name(cell, class_names) if class_names and isinstance(cell, int) else cell)
 
         if self.spec.problem_type == SINGLE:
             return read
@@ -182,7 +180,7 @@ class TextClassification(Task):
 def _names(cells: Cells, config: TaskConfig) -> Iterator[Any]:
     """All single labels of a column, those of lists one by one."""
     for cell in cells():
-        if isinstance(cell, list) or (cell is not None and config.label_separator is not None):
+        if isinstance(cell, list) or (isinstance(cell, str) and config.label_separator is not None):
             yield from split_labels(cell, config.label_separator)
         elif cell is not None:
             yield cell

@@ -12,7 +12,16 @@ from torch.nn import functional
 from transformers import AutoModelForTokenClassification, PreTrainedConfig, TokenClassificationPipeline
 
 from hf_mtl.config import TaskConfig
-from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels, is_integer, label_name, shown
+from hf_mtl.tasks.labels import (
+    LabelError,
+    LabelIndex,
+    class_name,
+    found_labels,
+    is_integer,
+    label_name,
+    readable,
+    shown,
+)
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
@@ -46,7 +55,7 @@ class TokenClassification(Task):
     def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
         listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
         named = listed or class_names
-        scheme = config.tag_scheme or find_scheme(_tags(cells, class_names or listed))
+        scheme = config.tag_scheme or find_scheme(_tags(cells, _integer_names(class_names, listed)))
         if named is None:
             # A tag that only other tags show to be wrong is found when its row is read, where the row is known.
             named = found_labels(tag for row in _tags(cells, None) for tag in row if tag is not None)
@@ -62,8 +71,7 @@ class TokenClassification(Task):
         if config.class_weight is not None:
             read = task.reader(config, cells, class_names, Counter())
             labels = spec.label_list or []
-            rows = (read(cell) for cell in cells() if cell is not None)
-            counts = Counter(labels[tag] for row in rows for tag in row if tag != IGNORED)
+            counts = Counter(labels[tag] for row in readable(cells(), read) for tag in row if tag != IGNORED)
             task.class_weight = balanced_weights(config.class_weight, labels, counts)
         return task
 
@@ -72,7 +80,7 @@ class TokenClassification(Task):
     ) -> Callable[[Any], Any]:
         labels = self.spec.label_list or []
         listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
-        names = class_names or listed
+        names = _integer_names(class_names, listed)
         scheme = "none" if self.spec.tag_scheme == "none" else config.tag_scheme or find_scheme(_tags(cells, names))
         # A split whose tags are all O shows no scheme of its own.
         scheme = "BIO" if scheme == "none" and self.spec.tag_scheme == "BIO" else scheme
@@ -168,7 +176,7 @@ class TokenClassification(Task):
 
 
 def tag_names(cell: Any, names: Sequence[str] | None) -> list[str | None]:
-    """The tags of a row as names: a list, or text cut at blanks; integers are places in `names`.
+    """The tags of a row as names: a list, or text cut at blanks; integers are places in `names`, "" and NaN are null.
 
     Raises:
         LabelError: if the cell is neither, or an integer has no name.
@@ -176,29 +184,24 @@ def tag_names(cell: Any, names: Sequence[str] | None) -> list[str | None]:
     tags = cell.split() if isinstance(cell, str) else cell
     if not isinstance(tags, list):
         raise LabelError(f"tags {shown(cell)} are not a list; write a tag for each word")
-    result: list[str | None] = []
-    for tag in tags:
-        if names is not None and isinstance(tag, int) and not isinstance(tag, bool) and not _numbers(names):
-            if not 0 <= tag < len(names):
-                raise LabelError(f"tag {tag} has no name; the names go from 0 to {len(names) - 1}")
-            result.append(names[tag])
-        else:
-            result.append(None if tag is None else label_name(tag))
-    return result
+    return [None if tag in (None, "") or tag != tag else _tag_name(tag, names) for tag in tags]
 
 
-def _numbers(names: Sequence[str]) -> bool:
-    return any(map(is_integer, names))
+def _tag_name(tag: Any, names: Sequence[str] | None) -> str:
+    name = label_name(tag)
+    return class_name(int(name), names) if names is not None and is_integer(name) else name
+
+
+def _integer_names(class_names: list[str] | None, listed: list[str] | None) -> list[str] | None:
+    """The names that integers stand for: a `ClassLabel`'s, else those of `label_list` unless they are numbers."""
+    if class_names is not None:
+        return class_names
+    return None if listed is None or any(map(is_integer, listed)) else listed
 
 
 def _tags(cells: Cells, names: Sequence[str] | None) -> Iterator[list[str | None]]:
     """All rows of a tag column that can be read; the others are refused by the reader, which knows their row."""
-    for cell in cells():
-        if cell is not None:
-            try:
-                yield tag_names(cell, names)
-            except LabelError:
-                continue
+    return readable(cells(), lambda cell: tag_names(cell, names))
 
 
 def word_pieces(
