@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from hf_mtl.config import load_config
 from hf_mtl.data.preparation import Prepared, prepare
+from hf_mtl.data.report import left_out
 from hf_mtl.errors import DataError
 from tests.tiny import tiny_tokenizer
 
@@ -78,7 +80,7 @@ def test_pairs_carry_token_types_and_half_pairs_are_left_out(tmp_path):
     assert sequence["input_ids"] == expected["input_ids"]
     assert sequence["token_type_ids"] == expected["token_type_ids"]
     summary = found.sequences["d"]["train"].summary
-    assert summary.without_text_rows == [2, 3]
+    assert summary.without_text_rows == [1, 2]
     assert found.tasks["topic"].spec.text_pair
 
 
@@ -93,8 +95,8 @@ def test_rows_without_a_label_are_kept_for_the_other_task_and_counted(tmp_path):
     found = prepared(tmp_path, rows, {"tokens_column": "tokens"}, {"topic": TOPIC, "names": NAMES})
     assert [(row["topic.items"], row["names.items"]) for row in sequences_of(found)] == [(1, 0), (0, 1)]
     summary = found.sequences["d"]["train"].summary
-    assert summary.without_label_rows == [3, 5]
-    assert summary.without_text_rows == [4]
+    assert summary.without_label_rows == [2, 4]
+    assert summary.without_text_rows == [3]
     assert summary.task_without_label["topic"] == 3
 
 
@@ -134,3 +136,98 @@ def test_a_split_without_a_usable_row_is_refused(tmp_path):
         prepared(tmp_path, [{"text": "a", "topic": None}], {"text_column": "text"}, {"topic": TOPIC})
     with pytest.raises(DataError, match="no row can be used .1 rows; 1 without text"):
         prepared(tmp_path, [{"text": " ", "topic": "x"}], {"text_column": "text"}, {"topic": TOPIC})
+
+
+def test_rows_left_out_are_named_by_file_and_number_there(tmp_path):
+    for name in ("one", "two"):
+        lines = [{"text": "a", "topic": "x"}, {"text": f"b {name}", "topic": None}, {"text": "", "topic": "x"}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    files = ["one.jsonl", "two.jsonl"]
+    config = config_of(tmp_path, [], {"text_column": "text", "data_files": files}, {"topic": TOPIC})
+    config = config.model_copy(update={"base_dir": str(tmp_path)})
+    found = prepare(config, tiny_tokenizer("wordpiece", 16))
+    assert list(left_out("d", found.sequences["d"])) == [
+        "d train: 2 rows without text left out: one.jsonl row 3, two.jsonl row 3",
+        "d train: 2 rows without a label for any task left out: one.jsonl row 2, two.jsonl row 2",
+    ]
+
+
+def test_rows_of_a_share_are_named_by_their_numbers_in_train(tmp_path):
+    rows = [{"text": f"text {number}", "topic": "a" if number % 2 else None} for number in range(20)]
+    dataset = {"text_column": "text", "splits": {"train": "train", "validation": 0.3}}
+    found = prepared(tmp_path, rows, dataset, {"topic": TOPIC})
+    named = [line.partition("left out: ")[2] for line in left_out("d", found.sequences["d"])]
+    assert sorted(int(number) for line in named for number in line.split(", ")) == list(range(1, 21, 2))
+
+
+@pytest.mark.parametrize(("cell", "tag"), [([0, 1, 2], "B-x"), ("0 1 2", "B-x"), (["O", "B-x", "I-x"], "B-x")])
+def test_label_list_may_be_a_file_and_tags_places_in_it(tmp_path, cell, tag):
+    (tmp_path / "names.json").write_text('["O", "B-x", "I-x"]', encoding="utf-8")
+    entry = NAMES | {"label_list": str(tmp_path / "names.json")}
+    rows = [{"tokens": ["a", "b", "c"], "tags": cell}]
+    (sequence,) = sequences_of(prepared(tmp_path, rows, {"tokens_column": "tokens"}, {"names": entry}))
+    assert sequence["names.tags"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ['["a", "a"]', '["1", 1]', '["a", ""]', '{"a": 1}', "[]", "["])
+def test_a_label_list_file_is_a_list_of_different_names(tmp_path, text):
+    (tmp_path / "names.json").write_text(text, encoding="utf-8")
+    entry = TOPIC | {"label_list": str(tmp_path / "names.json")}
+    with pytest.raises(DataError, match=r"tasks.topic.label_list: .*names.json"):
+        prepared(tmp_path, [{"text": "a", "topic": "a"}], {"text_column": "text"}, {"topic": entry})
+
+
+def test_what_is_cached_is_found_again_after_other_splits_and_with_another_loss_weight(tmp_path):
+    rows = [{"text": f"text {number}", "topic": "ab"[number % 2]} for number in range(20)]
+    dataset = {"text_column": "text", "splits": {"train": "train", "validation": 0.3}}
+    tokenizer = tiny_tokenizer("wordpiece", 16)
+    files = []
+    for weight in (1.0, 2.0):
+        found = prepare(
+            config_of(tmp_path, rows, dataset, {"topic": TOPIC | {"loss_weight": weight}}), tokenizer
+        ).sequences["d"]
+        files.append([split.dataset.cache_files[0]["filename"] for split in found.values()])
+        tokenizer("one", truncation=True, max_length=9, padding="max_length")
+    assert files[0] == files[1]
+
+
+def test_another_version_of_the_tokenizers_encodes_anew(tmp_path, monkeypatch):
+    files = []
+    for version in ("1", "2"):
+        monkeypatch.setattr("tokenizers.__version__", version)
+        found = prepared(tmp_path, [{"text": "one", "topic": "a"}], {"text_column": "text"}, {"topic": TOPIC})
+        files.append(found.sequences["d"]["train"].dataset.cache_files[0]["filename"])
+    assert files[0] != files[1]
+
+
+def test_a_test_split_without_labels_is_left_out_with_a_word_and_no_other_is(tmp_path):
+    named = datasets.Features({"text": datasets.Value("string"), "topic": datasets.ClassLabel(names=["a", "b"])})
+
+    def rows(label):
+        return datasets.Dataset.from_dict({"text": ["one", "two"], "topic": [label, label]}, features=named)
+
+    config = config_of(tmp_path, [], {"text_column": "text", "path": None, "data_files": None}, {"topic": TOPIC})
+    said = []
+    memory = {"d": datasets.DatasetDict(train=rows(0), test=rows(-1))}
+    found = prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory, progress=said.append)
+    assert list(found.sequences["d"]) == ["train"]
+    assert said[1] == "d: split test is left out, for none of its 2 rows can be used"
+    with pytest.raises(DataError, match="split test: no row can be used .2 rows"):
+        prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory, tasks=found.tasks, wanted=["test"])
+    memory = {"d": datasets.DatasetDict(train=rows(-1))}
+    with pytest.raises(DataError, match="split train: no row can be used"):
+        prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory)
+
+
+def test_a_task_without_a_label_in_train_is_refused_although_others_have_some(tmp_path):
+    rows = [{"tokens": ["a"], "topic": None, "tags": ["O"]}]
+    tasks = {"topic": TOPIC | {"label_list": ["x", "y"]}, "names": NAMES}
+    with pytest.raises(DataError, match="no row has a label for task topic"):
+        prepared(tmp_path, rows, {"tokens_column": "tokens"}, tasks)
+
+
+def test_a_null_word_of_a_list_that_datasets_read_is_refused_with_its_row(tmp_path):
+    config = config_of(tmp_path, [], {"tokens_column": "tokens", "path": None, "data_files": None}, {"names": NAMES})
+    memory = {"d": datasets.Dataset.from_dict({"tokens": [["a"], ["a", None]], "tags": [["O"], ["O", "O"]]})}
+    with pytest.raises(DataError, match=r"d.train. row 2: word 2 is null"):
+        prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory)

@@ -163,6 +163,13 @@ class TestCache:
         other = load(tmp_path, path="csv", data_files="a.csv", labels=())["train"].fingerprint
         assert len({plain, named, other}) == 3
 
+    def test_a_name_that_changes_the_way_of_reading_is_noticed(self, tmp_path):
+        (tmp_path / "a.csv").write_text("label,text\ta\n1,x\ty\n", encoding="utf-8")
+        with_commas = load(tmp_path, path="csv", data_files="a.csv", text_column="text\ta")["train"]
+        assert cells(with_commas, "label") == ["1"]
+        (tmp_path / "a.csv").rename(tmp_path / "a.tsv")
+        assert "has no column 'text\\ta'" in refusal(tmp_path, path="csv", data_files="a.tsv", text_column="text\ta")
+
     def test_a_refused_file_leaves_nothing(self, tmp_path, cache):
         (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 1}\n{', encoding="utf-8")
         refusal(tmp_path, data_files="a.jsonl")

@@ -25,7 +25,7 @@ WINDOW_OVERLAP = 4
 
 @dataclass
 class Summary:
-    """What was counted while one split was encoded. Row numbers count from 1 and are named up to 20."""
+    """What was counted while one split was encoded. Rows are places in the split, up to 20 of them."""
 
     rows: int = 0
     sequences: int = 0
@@ -199,7 +199,7 @@ class RowEncoder:
             half = config.text_pair_column is not None and not (second or "").strip()
             if text is None or not text.strip() or half:
                 self.summary.without_text += 1
-                self._name(self.summary.without_text_rows, columns["_row"][offset])
+                self._name(self.summary.without_text_rows, start + offset)
                 continue
             texts[offset], pairs[offset], words[offset] = text, second or "", spans
         return texts, pairs, words, list(texts)
@@ -257,7 +257,7 @@ class RowEncoder:
                 self.summary.notes[name].update(self.tasks[name].notes(encoded[name]))
         if not told:
             self.summary.without_label += 1
-            self._name(self.summary.without_label_rows, row + 1)
+            self._name(self.summary.without_label_rows, row)
             return None
         return encoded
 
@@ -268,6 +268,6 @@ class RowEncoder:
             self.hidden_errors += 1
 
     @staticmethod
-    def _name(rows: list[int], number: int) -> None:
+    def _name(rows: list[int], row: int) -> None:
         if len(rows) < SHOWN_ERRORS:
-            rows.append(int(number))
+            rows.append(row)

@@ -75,7 +75,7 @@ def read_files(
     Raises:
         DataError: naming the rows that cannot be read.
     """
-    key = _fingerprint(asdict(options), asdict(columns), [_digest(file) for file in files])
+    key = _fingerprint(asdict(options), asdict(columns), [(file.suffix, _digest(file)) for file in files])
     sources = [file.name for file in files]
 
     def write(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import tokenizers
+import transformers
 from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
@@ -16,12 +19,13 @@ from hf_mtl.config import DatasetConfig, RunConfig, TaskConfig
 from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.encoding import RowEncoder, Sequences, Summary
 from hf_mtl.data.rows import RowSplit, load_rows
+from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import DataError
-from hf_mtl.tasks.labels import LabelError
+from hf_mtl.tasks.labels import LabelError, label_name, shown
 from hf_mtl.tasks.task import Cells, Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the encoding of rows changes, so that a cache of older sequences is not read."""
 CELLS = 10_000
 
@@ -71,6 +75,7 @@ def prepare(
             continue
         progress(f"reading {name}")
         try:
+            entries = {task: _with_label_list(task, entry, config.base_dir) for task, entry in entries.items()}
             splits = _load(name, config, entries, memory, wanted)
             own = _tasks(config, entries, splits, tasks)
             built |= own
@@ -78,7 +83,9 @@ def prepare(
                 split: encode_split(rows, dataset, own, entries, tokenizer, config.max_length)
                 for split, rows in splits.items()
             }
-            _refuse_empty(name, sequences[name])
+            for split in _empty_splits(name, sequences[name], own, training=tasks is None):
+                progress(f"{name}: split {split} is left out, for none of its {len(splits[split])} rows can be used")
+                del sequences[name][split]
         except DataError as error:
             errors.append(str(error))
     if errors:
@@ -117,7 +124,7 @@ def _tasks(
     errors: list[str] = []
     for name, entry in entries.items():
         try:
-            tasks[name] = _task(name, entry, config.datasets[entry.dataset], splits["train"], config.base_dir)
+            tasks[name] = _task(name, entry, config.datasets[entry.dataset], splits["train"])
         except LabelError as error:
             errors.append(f"data set {entry.dataset}, column {entry.label_column}, task {name}: {error}")
     if errors:
@@ -125,11 +132,9 @@ def _tasks(
     return tasks
 
 
-def _task(name: str, entry: TaskConfig, dataset: DatasetConfig, train: RowSplit, base_dir: str | None) -> Task:
+def _task(name: str, entry: TaskConfig, dataset: DatasetConfig, train: RowSplit) -> Task:
     """The task as train shows it. Its spec is cached: on a million rows the labels take longer than all the rest."""
-    if isinstance(entry.label_list, str):
-        entry = entry.model_copy(update={"label_list": read_label_list(name, entry.label_list, base_dir)})
-    key = _fingerprint("task", train.fingerprint, name, entry.model_dump(mode="json"), bool(dataset.text_pair_column))
+    key = _fingerprint("task", train.fingerprint, name, _reading(entry), bool(dataset.text_pair_column))
 
     def make(folder: Path) -> None:
         names = train.class_names(entry.label_column)
@@ -145,19 +150,34 @@ def _task(name: str, entry: TaskConfig, dataset: DatasetConfig, train: RowSplit,
     )
 
 
+def _reading(entry: TaskConfig) -> dict[str, Any]:
+    """What of a task's entry may change how rows are read."""
+    return entry.model_dump(mode="json", exclude={"loss_weight", "score_weight", "metrics"})
+
+
+def _with_label_list(name: str, entry: TaskConfig, base_dir: str | None) -> TaskConfig:
+    """The entry with the names of a `label_list` file in place of the file's name."""
+    if not isinstance(entry.label_list, str):
+        return entry
+    return entry.model_copy(update={"label_list": read_label_list(name, entry.label_list, base_dir)})
+
+
 def read_label_list(task: str, file: str, base_dir: str | None) -> list[Any]:
     """The names in a JSON file that `label_list` gives.
 
     Raises:
-        DataError: if it is not a JSON list of names.
+        DataError: if it is not a JSON list of names, each once.
     """
-    path = Path(base_dir or ".", file)
+    path = Path(base_dir or ".", os.path.expanduser(file))
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"tasks.{task}.label_list: {file} cannot be read as JSON ({error})") from error
     if not isinstance(names, list) or not names or not all(isinstance(label, (str, int)) for label in names):
         raise DataError(f'tasks.{task}.label_list: {file} is not a list of label names; write ["a", "b", …]')
+    twice = [label for label, count in Counter(map(label_name, names)).items() if count > 1 or not label]
+    if twice:
+        raise DataError(f"tasks.{task}.label_list: {file} has {shown(twice[0])} twice, or an empty name; mend the file")
     return names
 
 
@@ -189,11 +209,10 @@ def encode_split(
             f"{type(tokenizer).__name__} gives no character offsets, which tagging needs; choose an encoder with a "
             "fast tokenizer (a tokenizer.json)"
         )
-    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
-    reading = {name: entry.model_dump(mode="json") for name, entry in entries.items()}
+    reading = {name: _reading(entry) for name, entry in entries.items()}
     specs = {name: task.spec.to_dict() for name, task in tasks.items()}
     key = _fingerprint(
-        "sequences", split.fingerprint, config.model_dump(mode="json"), reading, specs, backend, max_length
+        "sequences", split.fingerprint, config.model_dump(mode="json"), reading, specs, _state(tokenizer), max_length
     )
 
     def write(folder: Path) -> None:
@@ -207,6 +226,15 @@ def encode_split(
     folder = cached_folder(key, write)
     summary = Summary.from_json((folder / "summary.json").read_text(encoding="utf-8"))
     return Sequences(datasets.Dataset.from_file(str(folder / "sequences.arrow")), split, summary)
+
+
+def _state(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """All that determines how a tokenizer encodes."""
+    versions = [transformers.__version__, tokenizers.__version__, tokenizer.truncation_side]
+    if not tokenizer.is_fast:
+        return [*versions, repr(tokenizer), json.dumps(tokenizer.get_vocab(), sort_keys=True)]
+    clear_call_state(tokenizer)
+    return [*versions, tokenizer.backend_tokenizer.to_str()]
 
 
 def _encoder(
@@ -228,14 +256,24 @@ def _encoder(
     return RowEncoder(split, config, tasks, columns, readers, notes, tokenizer, max_length)
 
 
-def _refuse_empty(name: str, splits: Mapping[str, Sequences]) -> None:
-    for split, sequences in splits.items():
-        if len(sequences) == 0:
-            summary = sequences.summary
+def _empty_splits(name: str, splits: Mapping[str, Sequences], tasks: Collection[str], *, training: bool) -> list[str]:
+    """Splits that a training run can do without: the test rows of many public data sets have no labels.
+
+    Raises:
+        DataError: for any other split without a row that can be used, and for a task that train has no label of.
+    """
+    empty = [split for split, sequences in splits.items() if len(sequences) == 0]
+    for split in empty:
+        if split == "train" or not training:
+            summary = splits[split].summary
             raise DataError(
                 f"data set {name}, split {split}: no row can be used ({summary.rows} rows; {summary.without_text} "
                 f"without text, {summary.without_label} without a label); check the column names and the labels"
             )
+    for task in tasks if training else ():
+        if not splits["train"].items(task).any():
+            raise DataError(f"data set {name}, split train: no row has a label for task {task}; check its label_column")
+    return empty
 
 
 def _fingerprint(*parts: Any) -> str:

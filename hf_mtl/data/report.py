@@ -53,7 +53,7 @@ def left_out(dataset: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
             (summary.without_label, summary.without_label_rows, "without a label for any task"),
         ):
             if count:
-                named = ", ".join(map(str, rows)) + (", …" if count > len(rows) else "")
+                named = ", ".join(sequences.rows.numbers(rows)) + (", …" if count > len(rows) else "")
                 yield f"{dataset} {split}: {count} rows {reason} left out: {named}"
 
 

@@ -54,6 +54,13 @@ class RowSplit:
         row = self.dataset.select_columns(list(POSITION))[int(index)]
         return place(self.sources[row["_file"]], row["_row"], row["_line"])
 
+    def numbers(self, indices: Sequence[int]) -> list[str]:
+        """How a list names rows: by their numbers, behind the name of the file where there are several."""
+        rows = self.dataset.select_columns(list(POSITION))[list(indices)]
+        if len(self.sources) == 1:
+            return list(map(str, rows["_row"]))
+        return [place(self.sources[file], row) for file, row in zip(rows["_file"], rows["_row"], strict=True)]
+
     def batch(self, start: int, stop: int, columns: Sequence[str] | None = None) -> dict[str, list]:
         """Rows as Python values by column (all columns by default). What says nothing is None."""
         dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
@@ -261,8 +268,10 @@ def _cut(
         cut = cut_rows(_texts(train, columns, separator), _strata(train, columns.labels), shares, seed)
     except CutError as error:
         raise DataError(f"datasets.{name}.splits.{error}") from error
-    key = [train.fingerprint, dict(shares), seed, separator]
-    return {role: train.take(rows, _fingerprint(role, key)) for role, rows in cut.items()}
+    return {
+        role: train.take(rows, _fingerprint(train.fingerprint, hashlib.sha256(rows.tobytes()).hexdigest()))
+        for role, rows in cut.items()
+    }
 
 
 def _texts(split: RowSplit, columns: Columns, separator: str) -> Iterator[str]:

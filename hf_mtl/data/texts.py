@@ -10,7 +10,12 @@ class WordError(ValueError):
 
 
 def join_words(words: Sequence[str], separator: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text of words joined by `separator`, and each word's (start, end) in it."""
+    """The text of words joined by `separator`, and each word's (start, end) in it.
+
+    Raises:
+        WordError: if a word is null.
+    """
+    _check(words)
     spans: list[tuple[int, int]] = []
     start = 0
     for word in words:
@@ -23,8 +28,9 @@ def find_words(words: Sequence[str], text: str) -> list[tuple[int, int]]:
     """Each word's (start, end) in `text`, found from left to right.
 
     Raises:
-        WordError: if a word does not stand in the text behind the word before it.
+        WordError: if a word is null, or does not stand in the text behind the word before it.
     """
+    _check(words)
     spans: list[tuple[int, int]] = []
     position = 0
     for number, word in enumerate(words, start=1):
@@ -37,3 +43,9 @@ def find_words(words: Sequence[str], text: str) -> list[tuple[int, int]]:
         position = start + len(word)
         spans.append((start, position))
     return spans
+
+
+def _check(words: Sequence[str | None]) -> None:
+    # Lists that `datasets` reads are checked by their type alone, which null has no part in.
+    if None in words:
+        raise WordError(f"word {words.index(None) + 1} is null; words must be strings")

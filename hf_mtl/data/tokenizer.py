@@ -40,6 +40,16 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def clear_call_state(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Takes out of a fast tokenizer what its last call left in it: truncation and padding, which each call sets anew.
+
+    They would be saved with it, and are no part of how it encodes.
+    """
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+
+
 _OFFSET_POSITIONS = {
     "roberta",
     "xlm-roberta",
