@@ -1,5 +1,6 @@
 """A run from rows to a saved model, on tiny real models and files."""
 
+import io
 import json
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def test_a_run_leaves_model_tokenizer_run_metrics_and_history(finished):
     assert metrics == json.loads(json.dumps(trainer.metrics))
     assert set(metrics) == {"validation", "test", "score"}
     assert load_config(folder / "out" / "run.yaml") == load_config(run)
+    tokenizer = json.loads((folder / "out" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (tokenizer["truncation"], tokenizer["padding"]) == (None, None)
 
 
 def test_it_learns(finished):
@@ -117,7 +120,9 @@ def test_accumulation_takes_the_same_steps_as_larger_batches(tmp_path):
 def test_without_validation_the_last_weights_are_kept(tmp_path):
     run = tiny_run(tmp_path, max_steps=3)
     del run["datasets"]["d"]["data_files"]["validation"]
-    trainer = MultiTaskTrainer.from_config(run, console=QUIET)
+    said = Console(file=io.StringIO())
+    trainer = MultiTaskTrainer.from_config(run, console=said)
+    assert "no data set has a validation split: the last weights are kept" in said.file.getvalue()
     metrics = trainer.train()
     assert metrics["score"] is None
     assert metrics["validation"] == {}
@@ -161,6 +166,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_task(tmp_path
     with pytest.raises(UserError, match=r"step \d+: the loss of .*topic.* is not a finite number"):
         MultiTaskTrainer.from_config(run, console=QUIET).train()
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(tmp_path):
+    trainer = MultiTaskTrainer.from_config(tiny_run(tmp_path, max_steps=1), console=QUIET)
+    first = next(trainer.model.parameters())
+    first.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(UserError, match="step 1: the gradient is not finite"):
+        trainer.train()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_task_that_sampling_never_draws_is_told(tmp_path):
+    run = tiny_run(tmp_path, num_train_epochs=1)
+    run["datasets"]["rare"] = run["datasets"]["d"]
+    run["tasks"]["names"]["dataset"] = "rare"
+    run["sampling"] = {"strategy": "weights", "weights": {"d": 1000, "rare": 1}}
+    said = Console(file=io.StringIO())
+    MultiTaskTrainer.from_config(run, console=said).train()
+    assert "names: no row of it was drawn" in said.file.getvalue()
+    assert "topic: no row of it" not in said.file.getvalue()
 
 
 def test_a_tuned_threshold_is_saved_with_the_model(tmp_path):

@@ -27,6 +27,8 @@ def print_report(config: RunConfig, prepared: Prepared, console: Console) -> Non
                 console.print(_task_table(name, entry.task_type, splits))
                 for line in _notes(name, splits):
                     _say(console, line)
+    for line in without_validation(config, prepared):
+        _say(console, line)
 
 
 def _say(console: Console, line: str) -> None:
@@ -55,6 +57,19 @@ def left_out(dataset: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
             if count:
                 named = ", ".join(sequences.rows.numbers(rows)) + (", …" if count > len(rows) else "")
                 yield f"{dataset} {split}: {count} rows {reason} left out: {named}"
+
+
+def without_validation(config: RunConfig, prepared: Prepared) -> Iterator[str]:
+    """A line for each thing that a run does without for want of a validation split."""
+    measured = prepared.split("validation")
+    if not measured:
+        yield "no data set has a validation split: the last weights are kept, not the best"
+    for name, task in prepared.tasks.items():
+        entry = config.tasks[name]
+        if measured and entry.dataset not in measured:
+            yield f"{name}: {entry.dataset} has no validation split, so the task does not count in the score"
+        if entry.threshold == "tune" and entry.dataset not in measured:
+            yield f"{name}: its threshold cannot be tuned without a validation split and stays {task.spec.threshold}"
 
 
 def _task_table(task: str, task_type: str, splits: Mapping[str, Sequences]) -> Table:

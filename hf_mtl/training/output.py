@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config import RunConfig
+from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
@@ -66,6 +67,7 @@ class RunFolder:
         beside = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
         try:
             model.save_pretrained(beside)
+            clear_call_state(tokenizer)
             tokenizer.save_pretrained(beside)
             write_run_file(config, beside / "run.yaml")
             text = json.dumps(metrics, ensure_ascii=False, indent=2)

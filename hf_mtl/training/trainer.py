@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from hf_mtl.batching.plan import EpochPlan, count_steps, plan
 from hf_mtl.batching.step_loader import step_loader
 from hf_mtl.config import RunConfig, encoder_source, load_config
 from hf_mtl.data.preparation import Prepared, prepare
-from hf_mtl.data.report import left_out
+from hf_mtl.data.report import left_out, without_validation
 from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
@@ -98,10 +99,13 @@ class MultiTaskTrainer:
         folder = RunFolder(config.training.output_dir, overwrite=overwrite)
         source = encoder_source(config)
         tokenizer = load_tokenizer(source, config.max_length)
-        prepared = prepare(config, tokenizer, memory=datasets, progress=lambda line: console.print(line))
+        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        prepared = prepare(config, tokenizer, memory=datasets, progress=say)
         for dataset, splits in prepared.sequences.items():
             for line in left_out(dataset, splits):
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                say(line)
+        for line in without_validation(config, prepared):
+            say(line)
         set_seed(config.training.seed)
         model = MultiTaskModel.from_encoder(source, list(prepared.tasks.values()), config.encoder_config)
         return cls(config, model, tokenizer, prepared, folder, console)
@@ -208,6 +212,8 @@ class MultiTaskTrainer:
                 self._validate(step, epoch, history, progress)
                 watch.restart()
             if last:
+                for task in (name for name, rows in log.rows_seen.items() if not rows):
+                    progress.say(f"{task}: no row of it was drawn, so its head is not trained; see sampling, max_steps")
                 return
 
     def _evaluates_after(self, step: int) -> bool:
@@ -247,6 +253,11 @@ class MultiTaskTrainer:
 
     def _refuse_nonfinite(self, step: int, result: StepResult) -> None:
         wrong = [task for task, loss in result.loss_sums.items() if not math.isfinite(loss)]
+        if not wrong and not math.isfinite(result.grad_norm):
+            raise UserError(
+                f"step {step}: the gradient is not finite although every loss is; nothing was saved. "
+                "Lower training.learning_rate, or compute without bf16"
+            )
         if wrong:
             raise UserError(
                 f"step {step}: the loss of {', '.join(wrong)} (data set "
