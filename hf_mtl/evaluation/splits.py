@@ -59,7 +59,7 @@ def evaluate_saved(
         raise UserError(f"split {split!r}: {use(split, SPLITS)}")
     try:
         loaded = MultiTaskModel.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = saved_tokenizer(model)
         run_file = run_file or cached_file(model, "run.yaml")
     except (OSError, ValueError) as error:
         raise UserError(f"{model}: no saved multi-task model could be read from there ({error})") from error
