@@ -64,6 +64,11 @@ class TestJson:
         assert values(records) == ROWS
         assert [record.row for record in records] == [1, 2, 3]
 
+    def test_a_column_may_be_called_data(self, tmp_path):
+        rows = [{"data": ["a", "b"], "label": "x"}, {"data": ["c"], "label": "y"}]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        assert values(read(written(tmp_path, "a.jsonl", lines))) == rows
+
     def test_gzip_is_unpacked(self, tmp_path):
         assert values(read(written(tmp_path, "a.jsonl.gz", gzip.compress(LINES.encode())))) == ROWS
 

@@ -66,6 +66,14 @@ def test_a_class_labels_integers_are_places_although_its_names_are_numbers():
     assert read([0, 2]) == [0, 2]
 
 
+@pytest.mark.parametrize("cell", [[1, 0, 1], [0, 0], [0.0, 1.0, 0.0], [True, False, False], ["a", None], ["a", ""]])
+@pytest.mark.parametrize("changes", [{}, {"label_list": ["a", "b", "c"]}])
+def test_a_list_holds_the_labels_of_the_row_and_nothing_else(cell, changes):
+    _, read = built([["a"], ["b"]], **changes)
+    with pytest.raises(LabelError, match=r"labels \[.*(list the labels|take it out)"):
+        read(cell)
+
+
 def test_smoothing_is_refused_where_the_rows_show_several_labels():
     with pytest.raises(LabelError, match="no label_smoothing_factor"):
         built([["a"]], label_smoothing_factor=0.1)
@@ -112,7 +120,7 @@ def test_lists_are_several_labels_and_a_separator_cuts_text():
     assert read("c| a|") == [0, 2]
 
 
-@pytest.mark.parametrize("cell", ["five", True, float("inf"), [1.0]])
+@pytest.mark.parametrize("cell", ["five", "1_0", True, float("inf"), [1.0]])
 def test_a_regression_label_is_a_finite_number(cell):
     _, read = built([1], problem_type=REGRESSION)
     assert read("3.5") == 3.5

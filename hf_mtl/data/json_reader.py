@@ -161,7 +161,9 @@ def _shape(source: SourceFile) -> str:
         line = stream.line
         try:
             if stream.peek() == "{" and _enter_data(stream):
-                return "wrapped"
+                stream.take("[")
+                # A list of anything but objects is a row's own column.
+                return "wrapped" if stream.peek() in ("{", "]") else "lines"
         except (ValueError, RecursionError):
             return "lines"
         return "lines" if stream.line == line else "values"

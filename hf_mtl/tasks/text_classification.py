@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import datasets
@@ -178,23 +179,33 @@ class TextClassification(Task):
 
 
 def _names(cells: Cells, config: TaskConfig) -> Iterator[Any]:
-    """All single labels of a column, those of lists one by one."""
+    """All single labels of a column, those of lists one by one; what is no list of labels is refused by the reader."""
     for cell in cells():
         if isinstance(cell, list) or (isinstance(cell, str) and config.label_separator is not None):
-            yield from split_labels(cell, config.label_separator)
+            with suppress(LabelError):
+                yield from split_labels(cell, config.label_separator)
         elif cell is not None:
             yield cell
 
 
-def split_labels(cell: Any, separator: str | None) -> Iterable[Any]:
-    """The labels of a multi-label cell: a list, or text cut at `separator` (blanks around a label do not count)."""
-    if isinstance(cell, list):
-        return cell
+def split_labels(cell: Any, separator: str | None) -> list[Any]:
+    """The labels of a multi-label cell: a list, or text cut at `separator` (blanks around a label do not count).
+
+    Raises:
+        LabelError: if it is neither, or the list holds something else than the labels that the row has.
+    """
     if isinstance(cell, str) and separator is not None:
         return [name for part in cell.split(separator) if (name := part.strip())]
-    raise LabelError(
-        f"label {shown(cell)} is not a list; a multi-label row has a list of labels, or text with label_separator set"
-    )
+    if not isinstance(cell, list):
+        raise LabelError(
+            f"label {shown(cell)} is not a list; a multi-label row has a list of labels, "
+            "or text with label_separator set"
+        )
+    if None in cell or "" in cell:
+        raise LabelError(f"labels {shown(cell)} hold null or an empty text; take it out, or write null for the row")
+    if all(label in (0, 1) for label in cell) and len(set(cell)) < len(cell):
+        raise LabelError(f"labels {shown(cell)} look like a 0 or 1 for every label; list the labels that the row has")
+    return cell
 
 
 def read_number(cell: Any) -> float:
@@ -204,7 +215,8 @@ def read_number(cell: Any) -> float:
         LabelError: for anything but a finite number (text that spells one is taken: a csv has nothing else).
     """
     try:
-        number = math.nan if isinstance(cell, bool) else float(cell)
+        # Python reads "1_0" as 10.
+        number = math.nan if isinstance(cell, bool) or "_" in str(cell) else float(cell)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
