@@ -231,3 +231,30 @@ def test_a_null_word_of_a_list_that_datasets_read_is_refused_with_its_row(tmp_pa
     memory = {"d": datasets.Dataset.from_dict({"tokens": [["a"], ["a", None]], "tags": [["O"], ["O", "O"]]})}
     with pytest.raises(DataError, match=r"d.train. row 2: word 2 is null"):
         prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory)
+
+
+def test_a_settled_task_is_read_without_its_label_list_file(tmp_path):
+    names = tmp_path / "names.json"
+    names.write_text('["a", "b"]', encoding="utf-8")
+    config = config_of(
+        tmp_path,
+        [{"text": "one", "topic": "b"}],
+        {"text_column": "text"},
+        {"topic": TOPIC | {"label_list": str(names)}},
+    )
+    tokenizer = tiny_tokenizer("wordpiece", 16)
+    found = prepare(config, tokenizer)
+    names.unlink()
+    again = prepare(config, tokenizer, tasks=found.tasks)
+    assert sequences_of(again) == sequences_of(found)
+    with pytest.raises(DataError, match=r"tasks.topic.label_list: .*cannot be read"):
+        prepare(config, tokenizer)
+
+
+def test_what_is_cached_may_be_read_by_whom_the_cache_belongs_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "plain").mkdir()
+    prepared(tmp_path, [{"text": "one", "topic": "a"}], {"text_column": "text"}, {"topic": TOPIC})
+    folders = list((tmp_path / "cache" / "hf_mtl").iterdir())
+    assert len(folders) == 3
+    assert {folder.stat().st_mode for folder in folders} == {(tmp_path / "plain").stat().st_mode}

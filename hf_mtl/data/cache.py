@@ -21,9 +21,12 @@ def cached_folder(fingerprint: str, write: Callable[[Path], object]) -> Path:
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=cache))
+    # A folder in it, since mkdtemp's own may be read by this user alone, and caches are shared.
+    made = beside / "made"
     try:
-        write(beside)
-        os.replace(beside, folder)
+        made.mkdir()
+        write(made)
+        os.replace(made, folder)
     except OSError:
         # Another process may have put its own in place meanwhile.
         if not folder.exists():

@@ -75,7 +75,10 @@ def prepare(
             continue
         progress(f"reading {name}")
         try:
-            entries = {task: _with_label_list(task, entry, config.base_dir) for task, entry in entries.items()}
+            entries = {
+                task: _with_label_list(task, entry, config.base_dir, settled=tasks is not None)
+                for task, entry in entries.items()
+            }
             splits = _load(name, config, entries, memory, wanted)
             own = _tasks(config, entries, splits, tasks)
             built |= own
@@ -155,10 +158,13 @@ def _reading(entry: TaskConfig) -> dict[str, Any]:
     return entry.model_dump(mode="json", exclude={"loss_weight", "score_weight", "metrics"})
 
 
-def _with_label_list(name: str, entry: TaskConfig, base_dir: str | None) -> TaskConfig:
+def _with_label_list(name: str, entry: TaskConfig, base_dir: str | None, *, settled: bool) -> TaskConfig:
     """The entry with the names of a `label_list` file in place of the file's name."""
     if not isinstance(entry.label_list, str):
         return entry
+    if settled and not _label_file(entry.label_list, base_dir).exists():
+        # A published model knows its labels; the file only said which tags integers stand for.
+        return entry.model_copy(update={"label_list": None})
     return entry.model_copy(update={"label_list": read_label_list(name, entry.label_list, base_dir)})
 
 
@@ -168,9 +174,8 @@ def read_label_list(task: str, file: str, base_dir: str | None) -> list[Any]:
     Raises:
         DataError: if it is not a JSON list of names, each once.
     """
-    path = Path(base_dir or ".", os.path.expanduser(file))
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
+        names = json.loads(_label_file(file, base_dir).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"tasks.{task}.label_list: {file} cannot be read as JSON ({error})") from error
     if not isinstance(names, list) or not names or not all(isinstance(label, (str, int)) for label in names):
@@ -179,6 +184,10 @@ def read_label_list(task: str, file: str, base_dir: str | None) -> list[Any]:
     if twice:
         raise DataError(f"tasks.{task}.label_list: {file} has {shown(twice[0])} twice, or an empty name; mend the file")
     return names
+
+
+def _label_file(file: str, base_dir: str | None) -> Path:
+    return Path(base_dir or ".", os.path.expanduser(file))
 
 
 def label_cells(split: RowSplit, column: str) -> Cells:

@@ -36,7 +36,11 @@ def label_name(cell: Any) -> str:
         return str(cell)
     if isinstance(cell, str):
         return cell
-    hint = "; for scores write problem_type: regression" if isinstance(cell, float) else ""
+    hint = (
+        "; for scores write problem_type: regression, else save the column as integers or text"
+        if isinstance(cell, float)
+        else ""
+    )
     raise LabelError(f"label {shown(cell)} is a {kind(cell)}; a label is text, an integer or true/false{hint}")
 
 
