@@ -4,27 +4,22 @@ A value that could not be read is `UNREAD`, which is neither None nor equal to a
 key as missing when it is there but bad.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from hf_mtl.config_defaults import FILE_FORMATS, MULTI, SPLITS
+from hf_mtl.config_keys import DatasetConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
 from hf_mtl.config_messages import Place, Problem, listed, nearest, shown, use
 
-if TYPE_CHECKING:
-    from hf_mtl.config import DatasetConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
-
 UNREAD: Any = ...
-FILE_FORMATS = ("json", "csv", "parquet", "text", "conll")
 SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".txt": "text", ".conll": "conll", ".conllu": "conll",
 }  # fmt: skip
-SPLITS = ("train", "validation", "test")
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+SINGLE, REGRESSION = "single_label_classification", "regression"
 SPANS, TAGS = "token-classification", "token-classification with tag_scheme none"
 
 METRICS = {

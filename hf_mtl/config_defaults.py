@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_mtl.config_checks import FILE_FORMATS, MULTI, SPLITS
+FILE_FORMATS = ("json", "csv", "parquet", "text", "conll")
+SPLITS = ("train", "validation", "test")
+MULTI = "multi_label_classification"
 
 
 def resolved_dataset(raw: Any) -> Any:

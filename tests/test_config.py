@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from hf_mtl.config import DatasetConfig, RunConfig, TaskConfig, TrainingConfig, load_config
+from hf_mtl.config import load_config
+from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig, TrainingConfig
 from hf_mtl.errors import ConfigError
 from hf_mtl.run_file import write_run_file
 from tests.run_dicts import GONE, RUN, changed, errors_of

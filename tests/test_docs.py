@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from ruamel.yaml import YAML
 
-from hf_mtl.config import (
+from hf_mtl.config import load_config
+from hf_mtl.config_checks import METRICS
+from hf_mtl.config_keys import (
     CsvConfig,
     DatasetConfig,
     RunConfig,
@@ -16,9 +18,7 @@ from hf_mtl.config import (
     SharingConfig,
     TaskConfig,
     TrainingConfig,
-    load_config,
 )
-from hf_mtl.config_checks import METRICS
 
 REPOSITORY = Path(__file__).parents[1]
 GUIDE = (REPOSITORY / "docs" / "guide.md").read_text(encoding="utf-8")

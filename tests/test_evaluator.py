@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hf_mtl.batching.collator import Collator
-from hf_mtl.config import RunConfig, load_config
+from hf_mtl.config import load_config
+from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.preparation import prepare
 from hf_mtl.errors import UserError

@@ -14,7 +14,16 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "hf_mtl"
 FOLDERS = ["metrics", "tasks", "data", "batching", "modeling", "inference", "evaluation", "hub", "training", "analysis"]
 """In the order in which data walks through them: a folder imports only from itself and from those before it."""
-ROOT_MODULES = {"config", "config_checks", "config_defaults", "config_messages", "errors", "run_file", "sources"}
+ROOT_MODULES = {
+    "config",
+    "config_checks",
+    "config_defaults",
+    "config_keys",
+    "config_messages",
+    "errors",
+    "run_file",
+    "sources",
+}
 """What any folder may import; these import nothing of the folders."""
 ENTRANCES = {"cli", "__main__", "__init__"}
 """What may import everything, and is imported by no other module."""

@@ -119,7 +119,9 @@ def test_a_task_without_an_item_in_the_step_does_not_move(model, accelerator):
 def test_a_step_without_an_item_changes_nothing(model, accelerator):
     optimizer = optimizer_of(model)
     before = copy.deepcopy(model.state_dict())
-    result = train_step(model, batches(model, [], 1) or [Collator(0, 0, model.tasks)([])], optimizer, accelerator, {}, 1.0)
+    result = train_step(
+        model, batches(model, [], 1) or [Collator(0, 0, model.tasks)([])], optimizer, accelerator, {}, 1.0
+    )
     assert result.counts.rows == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 
-from hf_mtl.config import DatasetConfig
+from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.rows import RowSplit, load_rows
 from hf_mtl.errors import DataError
 

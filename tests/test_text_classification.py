@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hf_mtl.config import TaskConfig
+from hf_mtl.config_keys import TaskConfig
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Window

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from hf_mtl.config import TaskConfig
+from hf_mtl.config_keys import TaskConfig
 from hf_mtl.data.texts import WordError, find_words, join_words
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spec import TaskSpec

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_mtl.config import DatasetConfig
+from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.records import kind
 from hf_mtl.errors import DataError
 

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from hf_mtl.config import DatasetConfig
+from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.rows import RowSplit
 from hf_mtl.data.texts import WordError, find_words, join_words
 from hf_mtl.errors import DataError

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_mtl.config import DatasetConfig
+from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.columns import Columns
 from hf_mtl.data.files import SourceFile
 from hf_mtl.errors import DataError

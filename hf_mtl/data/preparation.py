@@ -15,7 +15,7 @@ import transformers
 from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
-from hf_mtl.config import DatasetConfig, RunConfig, TaskConfig
+from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig
 from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.encoding import RowEncoder, Sequences, Summary
 from hf_mtl.data.rows import RowSplit, load_rows

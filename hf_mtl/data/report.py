@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from hf_mtl.config import DatasetConfig, RunConfig
+from hf_mtl.config_keys import DatasetConfig, RunConfig
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.preparation import Prepared
 from hf_mtl.data.rows import RowSplit

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_mtl.config import DatasetConfig
+from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.columns import POSITION, Columns, is_null
 from hf_mtl.data.files import SourceFile, source_files
 from hf_mtl.data.library_rows import keep_columns, load_hub, load_parquet

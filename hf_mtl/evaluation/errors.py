@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_mtl.config import DatasetConfig
+from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.rows import RowSplit
 from hf_mtl.data.texts import join_words
 from hf_mtl.evaluation.evaluator import TaskResult

@@ -7,7 +7,8 @@ import torch
 from transformers.utils import cached_file
 
 from hf_mtl.batching.collator import Collator
-from hf_mtl.config import RunConfig, TaskConfig, load_config
+from hf_mtl.config import load_config
+from hf_mtl.config_keys import RunConfig, TaskConfig
 from hf_mtl.config_messages import use
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.preparation import prepare

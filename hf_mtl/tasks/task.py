@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from hf_mtl.config import TaskConfig
+from hf_mtl.config_keys import TaskConfig
 from hf_mtl.tasks.labels import LabelError, label_name, shown
 from hf_mtl.tasks.spec import TaskSpec
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, TextClassificationPipeline
 
-from hf_mtl.config import TaskConfig
+from hf_mtl.config_keys import TaskConfig
 from hf_mtl.tasks.labels import LabelError, LabelIndex, class_name, found_labels, label_name, readable, shown
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights

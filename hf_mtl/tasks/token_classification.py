@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, PreTrainedConfig, TokenClassificationPipeline
 
-from hf_mtl.config import TaskConfig
+from hf_mtl.config_keys import TaskConfig
 from hf_mtl.tasks.labels import (
     LabelError,
     LabelIndex,

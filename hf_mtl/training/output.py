@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_mtl.config import RunConfig
+from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.model import MultiTaskModel

@@ -17,7 +17,8 @@ from hf_mtl.batching.collator import Batch, Collator
 from hf_mtl.batching.draws import units
 from hf_mtl.batching.plan import EpochPlan, count_steps, plan
 from hf_mtl.batching.step_loader import step_loader
-from hf_mtl.config import RunConfig, encoder_source, load_config
+from hf_mtl.config import encoder_source, load_config
+from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.preparation import Prepared, prepare
 from hf_mtl.data.report import left_out, without_validation
 from hf_mtl.data.tokenizer import load_tokenizer
