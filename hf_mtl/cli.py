@@ -83,7 +83,7 @@ def train(
         trainer.train()
     except KeyboardInterrupt:
         typer.echo(
-            f"stopped; no model was saved in {run.training.output_dir}. The same command starts the run anew", err=True
+            f"stopped; nothing was saved in {run.training.output_dir}. The same command starts the run anew", err=True
         )
         raise typer.Exit(INTERRUPTED) from None
 

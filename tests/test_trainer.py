@@ -232,3 +232,16 @@ def test_several_processes_that_are_not_one_run_are_refused(tmp_path, monkeypatc
         MultiTaskTrainer(
             trainer.config, trainer.model, trainer.tokenizer, trainer.prepared, trainer.folder, console=QUIET
         )
+
+
+def test_a_run_that_is_replaced_stays_until_the_new_one_is_saved(tmp_path):
+    run = tiny_run(tmp_path, max_steps=2)
+    MultiTaskTrainer.from_config(run, console=QUIET).train()
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    run["training"] |= {"learning_rate": 1e30, "optim": "sgd", "max_grad_norm": 0.0, "max_steps": 50}
+    with pytest.raises(UserError, match="not a finite number"):
+        MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET).train()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+    run["training"] |= {"learning_rate": 0.01, "max_steps": 2}
+    MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET).train()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != weights

@@ -40,13 +40,13 @@ class StepCounts:
 
 
 def count_step(batches: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task], accelerator: Accelerator) -> StepCounts:
-    """Counts this process's micro-batches and gathers the sums over all processes."""
+    """Counts this process's micro-batches, on the CPU, and gathers the sums over all processes."""
     table = torch.zeros(len(tasks) + 1, 2, dtype=torch.int64)
     for batch in batches:
         for place, (name, task) in enumerate(tasks.items()):
-            table[place, 0] += task.items(batch["labels"][name]).cpu()
+            table[place, 0] += task.items(batch["labels"][name])
             table[place, 1] += len(batch["rows"][name])
-        fed = torch.cat([rows.cpu() for rows in batch["rows"].values()]).unique()
+        fed = torch.cat(list(batch["rows"].values())).unique()
         table[-1, 0] += len(fed)
         table[-1, 1] += int(batch["attention_mask"].sum()) if len(fed) else 0
     if accelerator.num_processes > 1:

@@ -42,15 +42,13 @@ class RunFolder:
             )
 
     def open(self) -> Path:
-        """Makes the folder and takes an earlier run out of it; gives the path of `history.jsonl`.
+        """Makes the folder; gives the path of `history.jsonl`. A run that is replaced stays until the new one is saved.
 
         Raises:
             UserError: if it cannot be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in (*RESULTS, "run.yaml"):
-                (self.path / name).unlink(missing_ok=True)
             (self.path / "history.jsonl").touch()
         except OSError as error:
             raise UserError(f"training.output_dir: {self.path} cannot be written to ({error.strerror})") from error
@@ -72,7 +70,10 @@ class RunFolder:
             write_run_file(config, beside / "run.yaml")
             text = json.dumps(metrics, ensure_ascii=False, indent=2)
             (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
-            for file in sorted(beside.iterdir(), key=lambda file: file.name in RESULTS):
+            written = sorted(beside.iterdir(), key=lambda file: file.name in RESULTS)
+            for old in set(self.path.glob("model*.safetensors*")) - {self.path / file.name for file in written}:
+                old.unlink()
+            for file in written:
                 os.replace(file, self.path / file.name)
         except OSError as error:
             raise UserError(f"training.output_dir: the model could not be written to {self.path} ({error})") from error

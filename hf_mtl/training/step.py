@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
 
@@ -41,7 +42,7 @@ def train_step(
 
     Args:
         model: the prepared `MultiTaskModel`.
-        batches: this process's micro-batches, on its device; as many on every process.
+        batches: this process's micro-batches, on the CPU; as many on every process.
         optimizer: the prepared optimizer.
         accelerator: made with `gradient_accumulation_steps=1`: its `backward` would divide by more.
         loss_weights: by task.
@@ -53,8 +54,9 @@ def train_step(
     if not counts.rows:
         return StepResult(counts, dict.fromkeys(inner.tasks, 0.0), 0.0)
     for number, batch in enumerate(batches, start=1):
+        inputs = send_to_device(batch, accelerator.device, non_blocking=True)
         with nullcontext() if number == len(batches) else accelerator.no_sync(model):
-            loss_sums = model(**batch).loss_sums
+            loss_sums = model(**inputs).loss_sums
             accelerator.backward(micro_batch_loss(loss_sums, counts, loss_weights, accelerator.num_processes))
         sums += torch.stack([loss_sums[task].detach().float() for task in inner.tasks])
     drop_absent_gradients(inner.heads, counts)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import is_bf16_available
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -194,7 +194,6 @@ class MultiTaskTrainer:
         log, watch = StepLog(self.loss_weights), Stopwatch()
         model.train()
         for step, batches in enumerate(self.steps(), start=1):
-            batches = send_to_device(batches, self.accelerator.device, non_blocking=True)
             rate = float(schedule.get_last_lr()[0])
             result = train_step(
                 model, batches, optimizer, self.accelerator, self.loss_weights, self.training.max_grad_norm
@@ -274,6 +273,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         UserError: if the launcher started several processes which Accelerate does not see as one run, or if the
             device has no bf16.
     """
+    if config.training.bf16 and not is_bf16_available():
+        raise UserError("training.bf16: this device cannot compute in bfloat16; set it to false")
     accelerator = Accelerator(
         gradient_accumulation_steps=1,
         mixed_precision="bf16" if config.training.bf16 else "no",
