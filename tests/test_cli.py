@@ -154,7 +154,15 @@ def test_help_says_what_a_command_is_for(trained, hf_mtl, command):
 def test_an_interrupted_run_says_so_and_can_be_started_again(tmp_path, hf_mtl):
     write_run(tmp_path, max_steps=100_000, eval_strategy="no")
     command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests started in the background inherit an ignored SIGINT; a shell's foreground command does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     history = tmp_path / "out" / "history.jsonl"
     for _ in range(600):
         if history.exists() and history.stat().st_size:
