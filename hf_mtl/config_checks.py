@@ -49,10 +49,10 @@ MODULE_NAMES = frozenset({
     "register_backward_hook", "register_buffer", "register_forward_hook", "register_forward_pre_hook",
     "register_full_backward_hook", "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
     "register_load_state_dict_pre_hook", "register_module", "register_parameter", "register_state_dict_post_hook",
-    "register_state_dict_pre_hook", "requires_grad_", "set_extra_state", "set_submodule", "share_memory",
+    "register_state_dict_pre_hook", "requires_grad_", "set_extra_state", "set_submodule", "share_memory", "smart_apply",
     "state_dict", "to", "to_empty", "train", "training", "type", "update", "values", "xpu", "zero_grad",
 })  # fmt: skip
-"""Attributes of `torch.nn.ModuleDict`, which cannot hold a module under these names."""
+"""Attributes of `torch.nn.ModuleDict`, which cannot hold a module under these names; `smart_apply` is transformers'."""
 
 Section = TypeVar("Section", bound=BaseModel)
 
