@@ -114,7 +114,7 @@ def test_only_the_tasks_asked_for_are_run(model, batch):
     assert isinstance(output, MultiTaskOutput)
     assert list(output.logits) == ["slots", "topic"]
     assert output.loss_sums is None
-    assert output.items is None
+    assert output.item_counts is None
 
 
 def test_a_batch_without_a_mask_is_read_in_full(model, batch):
@@ -161,7 +161,7 @@ def test_a_loss_is_the_sum_over_its_items(model, batch):
     output = model(**batch, labels=labels, tasks=["topic"])
     wanted = torch.nn.functional.cross_entropy(output.logits["topic"], labels["topic"]["labels"], reduction="sum")
     torch.testing.assert_close(output.loss_sums["topic"], wanted)
-    assert output.items["topic"] == 3
+    assert output.item_counts["topic"] == 3
 
 
 def test_new_heads_come_from_the_global_generator(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_bf16_available
 from rich.console import Console
 
 from hf_mtl.config import load_config
@@ -245,3 +247,20 @@ def test_a_run_that_is_replaced_stays_until_the_new_one_is_saved(tmp_path):
     run["training"] |= {"learning_rate": 0.01, "max_steps": 2}
     MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET).train()
     assert (tmp_path / "out" / "model.safetensors").read_bytes() != weights
+
+
+@pytest.mark.skipif(not is_bf16_available(), reason="this device cannot compute in bfloat16")
+def test_bfloat16_trains_float32_weights_nearly_as_float32_does(tmp_path):
+    losses = {}
+    for bf16 in (False, True):
+        AcceleratorState._reset_state()  # as Accelerate's own tests do: one process has one precision
+        run = tiny_run(tmp_path, bf16=bf16, max_steps=8, logging_steps=8)
+        trainer = MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET)
+        trainer.train()
+        assert {tensor.dtype for tensor in trainer.model.parameters()} == {torch.float32}
+        losses[bf16] = trainer.history[0]["loss"]
+    with pytest.raises(UserError, match="training.bf16: AcceleratorState has already been initialized"):
+        MultiTaskTrainer.from_config(tiny_run(tmp_path), overwrite=True, console=QUIET)
+    AcceleratorState._reset_state()
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.05)

@@ -33,12 +33,13 @@ from hf_mtl.tasks.types import TASK_TYPES, build_task
 class MultiTaskOutput(ModelOutput):
     """What a forward pass gives, by task.
 
-    `loss_sums` holds the sums of the items' losses (scalars) and `items` their numbers, where labels were given;
+    `loss_sums` holds the sums of the items' losses (scalars) and `item_counts` their numbers, where labels were given;
     `logits` are those of the stock heads, for the rows of each task.
     """
 
     loss_sums: dict[str, Tensor] | None = None
-    items: dict[str, Tensor] | None = None
+    # Not `items`: that is a method of the dict every output is, and Accelerate's mixed precision calls it.
+    item_counts: dict[str, Tensor] | None = None
     logits: dict[str, Tensor] | None = None
 
 
@@ -235,17 +236,17 @@ class MultiTaskModel(PreTrainedModel):
         """
         states = self.encode(input_ids, attention_mask, token_type_ids, rows, tasks)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        logits, loss_sums, items = {}, {}, {}
+        logits, loss_sums, item_counts = {}, {}, {}
         for name, state in states.items():
             ids, seen = input_ids, mask
             if rows is not None:
                 ids, seen = ids.index_select(0, rows[name]), seen.index_select(0, rows[name])
             logits[name] = self.tasks[name].logits(self.heads[name], state, ids, seen)
             if labels is not None:
-                loss_sums[name], items[name] = self.tasks[name].loss(logits[name], labels[name])
+                loss_sums[name], item_counts[name] = self.tasks[name].loss(logits[name], labels[name])
         if labels is None:
             return MultiTaskOutput(logits=logits)
-        return MultiTaskOutput(loss_sums=loss_sums, items=items, logits=logits)
+        return MultiTaskOutput(loss_sums=loss_sums, item_counts=item_counts, logits=logits)
 
 
 def _tasks(config: MultiTaskConfig) -> dict[str, Task]:

@@ -275,11 +275,15 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     """
     if config.training.bf16 and not is_bf16_available():
         raise UserError("training.bf16: this device cannot compute in bfloat16; set it to false")
-    accelerator = Accelerator(
-        gradient_accumulation_steps=1,
-        mixed_precision="bf16" if config.training.bf16 else "no",
-        cpu=not torch.accelerator.is_available(),
-    )
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=1,
+            mixed_precision="bf16" if config.training.bf16 else "no",
+            cpu=not torch.accelerator.is_available(),
+        )
+    except ValueError as error:
+        # Accelerate keeps one precision for the life of a Python process.
+        raise UserError(f"training.bf16: {error}") from error
     if accelerator.gradient_accumulation_steps != 1:
         # The variable overrides the argument, and Accelerate's backward would then divide the loss.
         raise UserError(
