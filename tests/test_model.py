@@ -140,7 +140,7 @@ def test_every_weight_takes_part_in_every_step(architecture, tmp_path):
     }
     rows = {name: torch.tensor(index, dtype=torch.int64) for name, index in rows.items()}
     output = model(**batch, rows=rows, labels=labels)
-    assert {name: int(items) for name, items in output.items.items()} == {
+    assert {name: int(items) for name, items in output.item_counts.items()} == {
         "topic": 2,
         "moods": 0,
         "score": 1,
