@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hf_mtl.config import load_config
-from hf_mtl.errors import UserError
+from hf_mtl.errors import FinishedError, StoppedError, UserError
 
 app = typer.Typer(
     name="hf-mtl",
@@ -69,21 +69,27 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in output_dir, if there is one.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies in output_dir.")] = False,
 ) -> None:
     """Train a run file's tasks, keep the best weights by validation, measure test once, and save.
 
-    The model, its tokenizer, run.yaml, metrics.json and history.jsonl go to training.output_dir.
+    The model, its tokenizer, run.yaml, metrics.json, history.jsonl and checkpoints go to training.output_dir.
+    Ctrl-C and SIGTERM finish the step and write a checkpoint (exit status 130 and 143); --resume goes on from there.
+
+    Several GPUs: accelerate launch -m hf_mtl train CONFIG. Several processes on the CPU: torchrun --nproc_per_node 2
+    -m hf_mtl train CONFIG.
     """
     run = load_config(config, overrides or ())
     from hf_mtl.training.trainer import MultiTaskTrainer
 
-    trainer = MultiTaskTrainer.from_config(run, overwrite=overwrite)
     try:
-        trainer.train()
+        MultiTaskTrainer.from_config(run, overwrite=overwrite, resume=resume).train()
     except KeyboardInterrupt:
         typer.echo(
-            f"stopped; nothing was saved in {run.training.output_dir}. The same command starts the run anew", err=True
+            f"stopped at once; --resume goes on from the newest checkpoint in {run.training.output_dir}", err=True
         )
         raise typer.Exit(INTERRUPTED) from None
 
@@ -189,6 +195,11 @@ def main() -> None:
     """Runs the command line. A fault of the user's input is one message on stderr and exit status 2."""
     try:
         app()
+    except FinishedError as error:
+        typer.echo(str(error))
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
+    except StoppedError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.status)

@@ -296,9 +296,19 @@ def _sampling_problems(sampling: SamplingConfig, datasets: Mapping[str, DatasetC
 
 
 def _training_problems(training: TrainingConfig) -> Iterator[Problem]:
-    if training.eval_strategy == "steps" and training.eval_steps is None:
-        yield ("eval_steps",), "missing: eval_strategy steps needs it"
-    if training.eval_strategy in ("no", "epoch") and training.eval_steps is not None:
-        yield ("eval_steps",), f"only with eval_strategy steps; it is {training.eval_strategy}"
+    for kind in ("eval", "save"):
+        strategy, steps = getattr(training, f"{kind}_strategy"), getattr(training, f"{kind}_steps")
+        if strategy == "steps" and steps is None:
+            yield (f"{kind}_steps",), f"missing: {kind}_strategy steps needs it"
+        if strategy in ("no", "epoch") and steps is not None:
+            yield (f"{kind}_steps",), f"only with {kind}_strategy steps; it is {strategy}"
     if training.max_steps == 0:
         yield ("max_steps",), "0 is no length of training; use -1 to go by num_train_epochs, or a number of at least 1"
+    if training.bf16 is True and training.fp16 is True:
+        yield ("fp16",), "not together with bf16; choose one of them"
+    if training.early_stopping in ("overall", "per_task") and training.eval_strategy == "no":
+        yield ("early_stopping",), "needs evaluations; eval_strategy is no"
+    if training.early_stopping is None:
+        for key, default in (("early_stopping_patience", 1), ("early_stopping_threshold", 0.0)):
+            if getattr(training, key) not in (default, UNREAD):
+                yield (key,), "only with early_stopping overall or per_task"

@@ -191,14 +191,36 @@ class TrainingConfig(_Section):
     """The optimizer."""
     bf16: bool = False
     """Whether to compute in bfloat16 (weights stay in float32)."""
+    fp16: bool = False
+    """Whether to compute in float16 with a scaled loss (weights stay in float32); needs a GPU."""
+    gradient_checkpointing: bool = False
+    """Whether the backward computes the layers' states again, to save memory."""
+    torch_compile: bool = False
+    """Whether torch compiles the encoder."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When validation is measured: after every epoch, every eval_steps steps, or not at all."""
     eval_steps: Count | None = None
     """Steps between evaluations, with eval_strategy steps."""
+    save_strategy: Literal["no", "steps", "epoch"] = "epoch"
+    """When a checkpoint is written: after every epoch, every save_steps steps, or only when a run is stopped."""
+    save_steps: Count | None = None
+    """Steps between checkpoints, with save_strategy steps."""
+    save_total_limit: Count | None = None
+    """How many checkpoints are kept, the newest, and beside them the one of the best score; null keeps all."""
     load_best_model_at_end: bool = True
     """Whether the weights with the best score on validation are kept, or the last."""
+    early_stopping: Literal["overall", "per_task"] | None = None
+    """Ends training when the score gains no more, or pauses each task for which its own metric does not."""
+    early_stopping_patience: Count = 1
+    """Evaluations in a row without a gain before that."""
+    early_stopping_threshold: NotNegative = 0.0
+    """By how much more a metric must be above the best to count as a gain."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss is not a finite number ends the run, or is left out."""
     logging_steps: Count = 500
     """Steps between lines of history.jsonl."""
+    report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = []
+    """Trackers that are told the losses and metrics too."""
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that collate batches beside the training process."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

@@ -25,3 +25,20 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A row, file or split that cannot be read as the run file says; several are joined, a line each."""
+
+
+class FinishedError(UserError):
+    """A run that was to be resumed is finished: nothing is wrong and nothing is left to do; exit status 0."""
+
+
+class StoppedError(Exception):
+    """A run that ended before its last step, through no fault of the run file: the message says how to go on.
+
+    Args:
+        message: where it stopped and what to do.
+        status: the exit status: 128 + the signal's number for a signal, else 1.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

@@ -96,7 +96,11 @@ def sequences() -> Sequences:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> MultiTaskModel:
-    model = tiny_model(tmp_path_factory.mktemp("tiny"), tasks=encode(ROWS)[1])
+    return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+def make_model(folder: Path) -> MultiTaskModel:
+    model = tiny_model(folder, tasks=encode(ROWS)[1])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -307,12 +311,15 @@ def test_wrong_answers_are_written_with_the_most_confident_first(model, tmp_path
             assert all(len(line["words"]) == len(line["label"]) == len(line["predicted"]) for line in own)
 
 
-def test_a_tuned_threshold_is_at_least_as_good_as_a_half(model, sequences):
+def tuning_config() -> RunConfig:
     tasks = make_config().model_dump(mode="json", exclude_unset=True)["tasks"]
     tasks["moods"]["threshold"] = "tune"
-    config = make_config(tasks=tasks)
+    return make_config(tasks=tasks)
+
+
+def test_a_tuned_threshold_is_at_least_as_good_as_a_half(model, sequences):
     collator = Collator(pad_token_id=0, pad_token_type_id=0, tasks=model.tasks)
-    found = tuned_thresholds(model, {"mail": sequences}, config, collator)
+    found = tuned_thresholds(model, {"mail": sequences}, tuning_config(), collator)
     assert list(found) == ["moods"]
     before = run(model, sequences, tasks=["moods"])["moods"].metrics["f1_micro"]
     tuned = copy.deepcopy(model)

@@ -58,10 +58,10 @@ def test_the_history_holds_every_logging_step_and_evaluation(finished):
     entries = history(folder)
     assert entries == json.loads(json.dumps(trainer.history))
     steps = [entry["step"] for entry in entries if "loss" in entry]
-    assert steps == sorted({*range(3, trainer.total_steps + 1, 3), trainer.total_steps})
+    assert steps == sorted({*range(3, trainer.course.total_steps + 1, 3), trainer.course.total_steps})
     assert [entry["epoch"] for entry in entries if entry.get("split") == "validation"] == [1.0, 2.0]
     seen = next(entry for entry in reversed(entries) if "rows_seen" in entry)["rows_seen"]
-    train = trainer.train_sequences["d"]
+    train = trainer.prepared.split("train")["d"]
     assert seen == {task: 2 * int((train.items(task) > 0).sum()) for task in ("topic", "names")}
 
 
@@ -101,7 +101,7 @@ def test_every_strategy_trains(tmp_path, strategy, batch):
     trainer = MultiTaskTrainer.from_config(run, console=QUIET)
     trainer.train()
     seen = trainer.history[-2]["rows_seen"]
-    items = {task: int((trainer.train_sequences["d"].items(task) > 0).sum()) for task in seen}
+    items = {task: int((trainer.prepared.split("train")["d"].items(task) > 0).sum()) for task in seen}
     if strategy == "proportional":
         assert seen == items
     elif batch == "single_task":
@@ -148,10 +148,10 @@ def test_rows_in_memory_train_as_rows_from_files_do(tmp_path):
 
 def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(finished):
     folder, run, _ = finished
-    before = {file.name: file.read_bytes() for file in (folder / "out").iterdir()}
+    before = {file: file.read_bytes() for file in (folder / "out").rglob("*") if file.is_file()}
     with pytest.raises(UserError, match="holds a run already .*--overwrite"):
         MultiTaskTrainer.from_config(run, console=QUIET)
-    assert before == {file.name: file.read_bytes() for file in (folder / "out").iterdir()}
+    assert before == {file: file.read_bytes() for file in (folder / "out").rglob("*") if file.is_file()}
 
 
 def test_wrong_rows_leave_no_output_folder(tmp_path):

@@ -45,7 +45,7 @@ class Step:
             raise ValueError(f"rank is {rank}; of {processes} processes the last is {processes - 1}")
         size = per_device * processes
         pieces = [self.sequences[start : start + size] for start in range(0, len(self), size)]
-        return [piece[_dealt(len(piece), processes) == rank] for piece in pieces]
+        return [piece[dealt(len(piece), processes) == rank] for piece in pieces]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,20 @@ class EpochPlan:
 
     def __iter__(self) -> Iterator[Step]:
         return (self[index] for index in range(len(self)))
+
+    def largest(self, lengths: Sequence[Integers], size: int) -> int:
+        """The step with the largest padded piece of at most `size` sequences; its first piece is that one.
+
+        Args:
+            lengths: as for `plan`.
+            size: sequences of a piece, on all processes.
+        """
+        pieces = np.zeros(len(self.places), dtype=np.int64)
+        for place, known in enumerate(lengths):
+            own = self.places == place
+            pieces[own] = np.asarray(known)[self.sequences[own]]
+        widths = np.maximum.reduceat(pieces, self.bounds[:-1])
+        return int(np.argmax(widths * np.minimum(np.diff(self.bounds), size)))
 
 
 def plan(
@@ -155,6 +169,15 @@ def count_steps(units: Sequence[Unit], step_size: int, strategy: str, batch: str
     return sum(-(-size // step_size) for size in sizes)
 
 
+def dealt(count: int, processes: int) -> Integers:
+    """The process of each of `count` things dealt in snake order: 0, 1, 1, 0, … for two, `[count]`.
+
+    Of things that stand in the order of their sizes, every process gets as many (±1) and nearly as much.
+    """
+    lap, place = np.divmod(np.arange(count), processes)
+    return np.where(lap % 2 == 0, place, processes - 1 - place)
+
+
 def _turns_by_draw(units: Sequence[Unit], strategy: str, parts: Sequence[Fraction], key: Key) -> Integers:
     """The unit of each draw of an epoch."""
     total = sum(map(len, units))
@@ -201,12 +224,6 @@ def _interleaved(who: Integers, streams: Sequence[Integers]) -> Integers:
     for index, stream in enumerate(streams):
         result[who == index] = stream
     return result
-
-
-def _dealt(count: int, processes: int) -> Integers:
-    """The process of each of `count` sequences dealt in snake order."""
-    lap, place = np.divmod(np.arange(count), processes)
-    return np.where(lap % 2 == 0, place, processes - 1 - place)
 
 
 def _check_whole(name: str, value: int, least: int | None) -> None:

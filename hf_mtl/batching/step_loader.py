@@ -1,6 +1,6 @@
 """What one process reads of an epoch: for each step, the list of its micro-batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ class RankSteps(Dataset[list[Batch]]):
         rank: the process.
         processes: how many processes there are.
         per_device: the most sequences of a micro-batch.
+        paused: tasks whose labels are not read, whatever the plan says.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RankSteps(Dataset[list[Batch]]):
         rank: int,
         processes: int,
         per_device: int,
+        paused: Collection[str] = (),
     ) -> None:
         self.plan = plan
         self.sources = sources
@@ -45,6 +47,7 @@ class RankSteps(Dataset[list[Batch]]):
         self.rank = rank
         self.processes = processes
         self.per_device = per_device
+        self.paused = paused
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -53,7 +56,8 @@ class RankSteps(Dataset[list[Batch]]):
         step = self.plan[index]
         parts = step.micro_batches(self.rank, self.processes, self.per_device)
         sequences = iter(self._read(np.concatenate(parts)))
-        return [self.collator([next(sequences) for _ in part], step.tasks) for part in parts]
+        tasks = [task for task in step.tasks if task not in self.paused]
+        return [self.collator([next(sequences) for _ in part], tasks) for part in parts]
 
     def _read(self, draws: Integers) -> list[Mapping[str, Any]]:
         """The sequences of `draws` in their order, with one call a data set."""
@@ -74,6 +78,7 @@ def step_loader(
     processes: int = 1,
     per_device: int,
     start: int = 0,
+    paused: Collection[str] = (),
     num_workers: int = 0,
     pin_memory: bool = False,
     generator: torch.Generator | None = None,
@@ -91,13 +96,14 @@ def step_loader(
         processes: how many processes there are.
         per_device: the most sequences of a micro-batch.
         start: the first step to read (a resumed run's).
+        paused: tasks whose labels are not read, whatever the plan says.
         num_workers: worker processes that read ahead.
         pin_memory: whether the tensors lie in pinned memory.
         generator: seeds the workers; without one the loader has its own, since `iter(DataLoader)` would draw from
             torch's global generator and so change dropout.
     """
     return DataLoader(
-        RankSteps(plan, sources, collator, rank, processes, per_device),
+        RankSteps(plan, sources, collator, rank, processes, per_device, paused),
         batch_size=None,
         sampler=range(start, len(plan)),
         num_workers=num_workers,

@@ -55,12 +55,14 @@ class Sequences:
     """The encoded sequences of one split of one data set.
 
     Columns: `input_ids`, `token_type_ids` (pairs only), `length` (pieces), `row` (index into `rows`), `window`, and
-    `<task>.<column>` for the columns of each task's `encode`.
+    `<task>.<column>` for the columns of each task's `encode`. The `fingerprint` changes with the rows and with all that
+    determines how they are encoded.
     """
 
     dataset: datasets.Dataset
     rows: RowSplit
     summary: Summary
+    fingerprint: str
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -234,7 +234,7 @@ def encode_split(
 
     folder = cached_folder(key, write)
     summary = Summary.from_json((folder / "summary.json").read_text(encoding="utf-8"))
-    return Sequences(datasets.Dataset.from_file(str(folder / "sequences.arrow")), split, summary)
+    return Sequences(datasets.Dataset.from_file(str(folder / "sequences.arrow")), split, summary, key)
 
 
 def _state(tokenizer: PreTrainedTokenizerBase) -> list[str]:

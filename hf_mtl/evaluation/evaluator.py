@@ -1,4 +1,8 @@
-"""The evaluation loop: one pass of the encoder over a split answers all of its tasks, and every row counts once."""
+"""The evaluation loop: one pass of the encoder over a split answers all of its tasks, and every row counts once.
+
+On several processes each answers rows of its own, all windows of a row at one place, so no row is read twice and none
+is left to nobody. The answers are then gathered: every process has them all, and computes the same metrics of them.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,9 +14,12 @@ from typing import Any
 import evaluate as hf_evaluate
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from hf_mtl.batching.collator import Collator
+from hf_mtl.batching.plan import dealt
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.tasks.task import Answer, Task
@@ -45,22 +52,29 @@ def evaluate(
     device: torch.device | str,
     on_batch: Callable[[int], None] | None = None,
     hub_metrics: Mapping[str, HubMetrics] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, TaskResult]:
     """Evaluates the tasks of one data set on one of its splits.
 
-    The model's mode and parameters and all random generators are left as they were.
+    The model's mode and parameters and all random generators are left as they were. The results do not depend on the
+    number of processes, up to the rounding of numbers in batches of other widths, and are equal on all of them.
 
     Args:
-        model: on `device`, not wrapped for several processes.
+        model: on `device`; of a model wrapped for several processes the `MultiTaskModel` itself.
         sequences: the split's.
         tasks: those to evaluate; rows without a label for a task do not count for it.
         collator: pads sequences to a batch.
         batch_size: sequences in one pass of the encoder; the results do not depend on it.
         device: where the batches go.
-        on_batch: called after each batch with the number of its sequences.
+        on_batch: called after each batch with the number of this process's sequences in it; 0 where only other
+            processes still have some.
         hub_metrics: task → name in the run file → metric, beside the task's own.
+        accelerator: that of the processes, all of which must call this with the same arguments; without it this
+            process answers all rows alone.
     """
-    answers = read_answers(model, sequences, tasks, collator, batch_size, device=device, on_batch=on_batch)
+    answers = read_answers(
+        model, sequences, tasks, collator, batch_size, device=device, on_batch=on_batch, accelerator=accelerator
+    )
     return {task: measure(model.tasks[task], answers[task], (hub_metrics or {}).get(task)) for task in tasks}
 
 
@@ -73,8 +87,10 @@ def read_answers(
     *,
     device: torch.device | str,
     on_batch: Callable[[int], None] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, dict[int, Answer]]:
-    """Task → row → answer; arguments as for `evaluate`."""
+    """Task → row → answer, rows ascending; arguments as for `evaluate`."""
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     row_of, window_of = (sequences.dataset.data.column(name).to_numpy() for name in ("row", "window"))
     readers = {name: _Reader(model.tasks[name], row_of, window_of, sequences.items(name)) for name in tasks}
     read = np.zeros(len(sequences), dtype=bool)
@@ -83,19 +99,20 @@ def read_answers(
     # The longest first: if memory runs out, it does so at once.
     order = np.flatnonzero(read)
     order = order[np.argsort(-sequences.lengths[order], kind="stable")]
+    owners = _owners(row_of[order], sequences.lengths[order], processes)
+    own = order[owners == rank]
+    # Under FSDP each pass gathers parameters from all processes, so one that is through goes on without sequences.
+    most = int(np.bincount(owners, minlength=processes).max())
     with _evaluating(model):
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            chosen = sequences.take(places.tolist())
-            rows = {name: np.flatnonzero(reader.reads[places]) for name, reader in readers.items()}
-            rows = {name: found for name, found in rows.items() if len(found)}
-            logits = _logits(model, collator(chosen), rows, device)
-            for name, found in rows.items():
-                for place, own in zip(found, logits[name], strict=True):
-                    readers[name].take(chosen[place], own)
+        for start in range(0, most, batch_size):
+            places = own[start : start + batch_size]
+            _answer(model, sequences.take(places.tolist()), places, readers, collator, device)
             if on_batch is not None:
                 on_batch(len(places))
-    return {name: dict(sorted(reader.answers.items())) for name, reader in readers.items()}
+    found = {name: reader.answers for name, reader in readers.items()}
+    # These travel as pickles, but only between the live processes of this run.
+    shares = gather_object([found]) if processes > 1 else [found]
+    return {name: dict(sorted(pair for share in shares for pair in share[name].items())) for name in readers}
 
 
 def measure(task: Task, answers: Mapping[int, Answer], hub_metrics: HubMetrics | None = None) -> TaskResult:
@@ -116,6 +133,15 @@ def measure(task: Task, answers: Mapping[int, Answer], hub_metrics: HubMetrics |
         if len(numbers) > 1:
             metrics |= {f"{name}:{key}": value for key, value in numbers.items()}
     return TaskResult(list(answers), list(answers.values()), metrics)
+
+
+def _owners(row_of: np.ndarray, lengths: np.ndarray, processes: int) -> np.ndarray:
+    """The process that answers each sequence: rows are dealt whole, those with the most pieces first."""
+    rows, places = np.unique(row_of, return_inverse=True)
+    order = np.argsort(-np.bincount(places, weights=lengths), kind="stable")
+    owners = np.empty(len(rows), dtype=np.intp)
+    owners[order] = dealt(len(rows), processes)
+    return owners[places]
 
 
 class _Reader:
@@ -140,6 +166,22 @@ class _Reader:
             parts.sort(key=lambda part: part[0]["window"])
             self.answers[own["row"]] = self.task.join(parts)
             del self.parts[own["row"]]
+
+
+def _answer(
+    model: MultiTaskModel,
+    chosen: Sequence[Mapping[str, Any]],
+    places: np.ndarray,
+    readers: Mapping[str, _Reader],
+    collator: Collator,
+    device: torch.device | str,
+) -> None:
+    """One pass: the sequences at `places` of the split, which may be none, are handed to the tasks that read them."""
+    rows = {name: np.flatnonzero(reader.reads[places]) for name, reader in readers.items()}
+    logits = _logits(model, collator(chosen), rows, device)
+    for name, found in rows.items():
+        for place, own in zip(found, logits[name], strict=True):
+            readers[name].take(chosen[place], own)
 
 
 def _logits(
@@ -167,7 +209,8 @@ def _evaluating(model: MultiTaskModel) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference_mode: parameters that FSDP gathers in there can never be trained on again.
+        with torch.no_grad():
             yield
     finally:
         for module in training:

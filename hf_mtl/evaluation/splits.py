@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from transformers.utils import cached_file
 
 from hf_mtl.batching.collator import Collator
@@ -82,6 +83,7 @@ def evaluate_split(
     config: RunConfig,
     collator: Collator,
     on_batch: Callable[[int], None] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, TaskResult]:
     """The results of all tasks that have rows in a split, in the order of the model's tasks.
 
@@ -90,7 +92,8 @@ def evaluate_split(
         splits: data set → its sequences of the split.
         config: the run.
         collator: pads sequences to a batch.
-        on_batch: called after each batch with the number of its sequences.
+        on_batch: called after each batch with the number of this process's sequences in it.
+        accelerator: that of the processes, if several share the work; all get all results.
     """
     results: dict[str, TaskResult] = {}
     for dataset, sequences in splits.items():
@@ -101,8 +104,9 @@ def evaluate_split(
             list(tasks),
             collator,
             config.training.per_device_eval_batch_size,
-            device=model.device,
+            device=_device(model, accelerator),
             on_batch=on_batch,
+            accelerator=accelerator,
             hub_metrics={
                 task: {name: hub_metric(name) for name in entry.metrics or () if "/" in name}
                 for task, entry in tasks.items()
@@ -136,18 +140,28 @@ def metric_choices(tasks: Mapping[str, Task], entries: Mapping[str, TaskConfig])
 
 
 def tuned_thresholds(
-    model: MultiTaskModel, splits: Mapping[str, Sequences], config: RunConfig, collator: Collator
+    model: MultiTaskModel,
+    splits: Mapping[str, Sequences],
+    config: RunConfig,
+    collator: Collator,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
     """The best threshold on a split of each task whose `threshold` is `tune`; arguments as for `evaluate_split`."""
-    found: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
+    size, device = config.training.per_device_eval_batch_size, _device(model, accelerator)
     for dataset, sequences in splits.items():
         tasks = [name for name, entry in _tasks_of(model, config, dataset).items() if entry.threshold == "tune"]
-        size = config.training.per_device_eval_batch_size
-        for task, answers in read_answers(model, sequences, tasks, collator, size, device=model.device).items():
+        found = read_answers(model, sequences, tasks, collator, size, device=device, accelerator=accelerator)
+        for task, answers in found.items():
             if answers:
                 scores = [answer.scores or () for answer in answers.values()]
-                found[task] = tune(scores, [answer.reference for answer in answers.values()])
-    return found
+                thresholds[task] = tune(scores, [answer.reference for answer in answers.values()])
+    return thresholds
+
+
+def _device(model: MultiTaskModel, accelerator: Accelerator | None) -> torch.device:
+    """Where the batches go: parameters that FSDP offloads lie on the CPU between two passes."""
+    return model.device if accelerator is None else accelerator.device
 
 
 def _tasks_of(model: MultiTaskModel, config: RunConfig, dataset: str) -> dict[str, TaskConfig]:

@@ -1,11 +1,14 @@
 """`history.jsonl`: an object per logging step and one per evaluation."""
 
 import json
+import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_mtl.errors import UserError
 from hf_mtl.training.step import StepResult
 
 
@@ -19,6 +22,7 @@ class StepLog:
     def __init__(self, loss_weights: dict[str, float]) -> None:
         self.loss_weights = loss_weights
         self.rows_seen: Counter[str] = Counter(dict.fromkeys(loss_weights, 0))
+        self.not_finite = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -27,9 +31,13 @@ class StepLog:
         self.grad_norm = 0.0
 
     def add(self, result: StepResult, seconds: float) -> None:
+        """Counts a step in; one that changed no weight, for want of rows or of a finite loss, adds its time alone."""
         counts = result.counts
-        self.steps += 1
         self.seconds += seconds
+        self.not_finite += not result.finite
+        if not counts.rows or not result.finite:
+            return
+        self.steps += 1
         self.rows += counts.rows
         self.tokens += counts.tokens
         self.grad_norm = result.grad_norm
@@ -53,22 +61,57 @@ class StepLog:
             "rows_per_second": round(self.rows / seconds, 2),
             "tokens_per_second": round(self.tokens / seconds, 2),
         }
+        if self.not_finite:
+            entry["steps_not_finite"] = self.not_finite
         self._clear()
         return entry
 
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "loss_weights"}
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Puts back what `to_json` gave."""
+        vars(self).update(values, rows_seen=Counter(values["rows_seen"]))
+
 
 class History:
-    """Appends objects to `history.jsonl`, each as a whole line; None for a process that writes nothing."""
+    """Appends objects to `history.jsonl`, each as a whole line.
 
-    def __init__(self, path: Path | None) -> None:
+    Args:
+        path: the file; None for a process that writes nothing.
+        keep: so many bytes of it are kept, the lines that stood there at a checkpoint; the rest is cut off.
+    """
+
+    def __init__(self, path: Path | None, keep: int = 0) -> None:
         self.entries: list[dict[str, Any]] = []
-        self._file = None if path is None else path.open("w", encoding="utf-8")
+        self._file = None
+        if path is not None:
+            kept = path.read_bytes()[:keep]
+            self.entries = [json.loads(line) for line in kept.splitlines()]
+            self._file = path.open("r+b", buffering=0)
+            self._file.truncate(len(kept))
+            self._file.seek(0, os.SEEK_END)
 
     def write(self, entry: dict[str, Any]) -> None:
+        """Appends an object.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
         self.entries.append(entry)
-        if self._file is not None:
-            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            self._file.flush()
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name} could not be written ({error.strerror}); make room there, then go on with --resume"
+            ) from error
+
+    @property
+    def size(self) -> int:
+        """The file's bytes."""
+        return 0 if self._file is None else self._file.tell()
 
     def close(self) -> None:
         if self._file is not None:

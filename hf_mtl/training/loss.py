@@ -25,12 +25,14 @@ class StepCounts:
         sequences: n_t by task.
         rows: N, the sequences with an item of any task.
         tokens: pieces read, padding not counted.
+        stops: the processes that were asked to stop.
     """
 
     items: dict[str, int]
     sequences: dict[str, int]
     rows: int
     tokens: int
+    stops: int = 0
 
     def share(self, task: str, loss_weight: float) -> float:
         """The factor of a task's S_t in the step's loss; 0 where the step has no item of it."""
@@ -39,24 +41,35 @@ class StepCounts:
         return loss_weight * self.sequences[task] / (self.rows * self.items[task])
 
 
-def count_step(batches: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task], accelerator: Accelerator) -> StepCounts:
-    """Counts this process's micro-batches, on the CPU, and gathers the sums over all processes."""
-    table = torch.zeros(len(tasks) + 1, 2, dtype=torch.int64)
+def count_step(
+    batches: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task], accelerator: Accelerator, stop: bool = False
+) -> StepCounts:
+    """Counts this process's micro-batches, on the CPU, and gathers the sums over all processes.
+
+    Args:
+        batches: this process's micro-batches.
+        tasks: the model's.
+        accelerator: the run's.
+        stop: whether this process was asked to stop; gathered here, so that all stop after the same step.
+    """
+    table = torch.zeros(len(tasks) + 2, 2, dtype=torch.int64)
+    table[-1, 0] = int(stop)
     for batch in batches:
         for place, (name, task) in enumerate(tasks.items()):
             table[place, 0] += task.items(batch["labels"][name])
             table[place, 1] += len(batch["rows"][name])
         fed = torch.cat(list(batch["rows"].values())).unique()
-        table[-1, 0] += len(fed)
-        table[-1, 1] += int(batch["attention_mask"].sum()) if len(fed) else 0
+        table[-2, 0] += len(fed)
+        table[-2, 1] += int(batch["attention_mask"].sum()) if len(fed) else 0
     if accelerator.num_processes > 1:
         table = accelerator.reduce(table.to(accelerator.device), reduction="sum").cpu()
     values = table.tolist()
     return StepCounts(
         items={name: values[place][0] for place, name in enumerate(tasks)},
         sequences={name: values[place][1] for place, name in enumerate(tasks)},
-        rows=values[-1][0],
-        tokens=values[-1][1],
+        rows=values[-2][0],
+        tokens=values[-2][1],
+        stops=values[-1][0],
     )
 
 

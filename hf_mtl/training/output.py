@@ -1,22 +1,32 @@
-"""The folder that a run leaves: refused if it holds a run, written beside and moved into place."""
+"""The folder that a run fills: locked while it lives, refused if it holds another run, written beside and moved in."""
 
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.tokenizer import clear_call_state
-from hf_mtl.errors import UserError
+from hf_mtl.errors import FinishedError, UserError
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
+from hf_mtl.training.checkpoint import Checkpoint, Checkpoints
 
 RESULTS = ("config.json", "model.safetensors", "metrics.json")
-"""Files that only a finished run has; `history.jsonl` alone is what an interrupted one leaves."""
+"""Files that only a finished run has."""
+UNFINISHED = ".unfinished"
+"""Locked by the process that trains; what a killed run leaves behind shows that it did not come to its end."""
+SAVING = ".saving-"
+WAIT = 6.0
+"""Seconds until a lock counts as another run's: worker processes of a killed run hold it until they notice, 5 s."""
 
 
 class RunFolder:
@@ -24,47 +34,94 @@ class RunFolder:
 
     Args:
         path: relative to the working directory.
+        save_total_limit: how many checkpoints are kept.
         overwrite: whether a run that lies there is replaced.
+        resume: whether a run that lies there is gone on with.
 
     Raises:
+        FinishedError: if the run to go on with is finished.
         UserError: if the folder holds a run already, or cannot be one.
     """
 
-    def __init__(self, path: str, *, overwrite: bool) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str, save_total_limit: int | None = None, *, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        if overwrite and resume:
+            raise UserError("--overwrite starts anew and --resume goes on: give one of them")
+        self.path, self.resume = Path(path), resume
+        self.checkpoints = Checkpoints(self.path / "checkpoints", save_total_limit)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"training.output_dir: {path} is a file; name a folder")
         held = [name for name in RESULTS if (self.path / name).exists()]
-        if held and not overwrite:
+        unfinished = (self.path / UNFINISHED).exists()
+        if resume and len(held) == len(RESULTS) and not unfinished:
+            raise FinishedError(f"the run in {path} is finished: nothing is left to do")
+        newest = self.checkpoints.newest()
+        if not (overwrite or resume) and (held or newest):
+            stopped = f"stopped after step {newest.step}" if newest and (unfinished or not held) else ""
+            found = stopped or ", ".join(held)
+            go_on = "--resume to go on with it, " if stopped else ""
             raise UserError(
-                f"training.output_dir: {path} holds a run already ({', '.join(held)}); "
-                "give --overwrite to replace it, or name another folder"
+                f"training.output_dir: {path} holds a run already ({found}); "
+                f"give {go_on}--overwrite to replace it, or name another folder"
             )
+        self._lock = FileLock(self.path / UNFINISHED)
 
-    def open(self) -> Path:
-        """Makes the folder; gives the path of `history.jsonl`. A run that is replaced stays until the new one is saved.
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint from which the run goes on; None where it starts anew."""
+        return self.checkpoints.newest() if self.resume else None
+
+    def open(self) -> None:
+        """Makes and locks the folder, for the process that writes. Old results stay until the new ones are saved.
 
         Raises:
-            UserError: if it cannot be written to.
+            UserError: if it cannot be written to, or another run that lives is writing to it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=WAIT)
+            for left_over in self.path.glob(f"{SAVING}*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+            self.checkpoints.clean()
+            if not self.resume:
+                self.checkpoints.clear()
             (self.path / "history.jsonl").touch()
+        except Timeout:
+            raise UserError(
+                f"training.output_dir: another run is writing to {self.path}; wait for its end or name another folder"
+            ) from None
         except OSError as error:
+            self.close()
             raise UserError(f"training.output_dir: {self.path} cannot be written to ({error.strerror})") from error
-        return self.path / "history.jsonl"
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        self._lock.release()
 
     def save(
-        self, model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig, metrics: dict[str, Any]
+        self,
+        model: MultiTaskModel,
+        weights: Mapping[str, Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        config: RunConfig,
+        metrics: dict[str, Any],
     ) -> None:
         """Writes model, tokenizer, `run.yaml` and `metrics.json`: all of them beside first, then into place.
+
+        Args:
+            model: the model.
+            weights: its weights, whole.
+            tokenizer: its tokenizer.
+            config: the run.
+            metrics: what `metrics.json` holds.
 
         Raises:
             UserError: if the disk is full or the folder cannot be written to.
         """
-        beside = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
+        beside: Path | None = None
         try:
-            model.save_pretrained(beside)
+            beside = Path(tempfile.mkdtemp(prefix=SAVING, dir=self.path))
+            model.save_pretrained(beside, state_dict=dict(weights))
             clear_call_state(tokenizer)
             tokenizer.save_pretrained(beside)
             write_run_file(config, beside / "run.yaml")
@@ -75,7 +132,12 @@ class RunFolder:
                 old.unlink()
             for file in written:
                 os.replace(file, self.path / file.name)
-        except OSError as error:
-            raise UserError(f"training.output_dir: the model could not be written to {self.path} ({error})") from error
+            (self.path / UNFINISHED).unlink()
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"training.output_dir: the model could not be written to {self.path} ({error}); make room there, or "
+                "give write permission, then go on with --resume"
+            ) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if beside is not None:
+                shutil.rmtree(beside, ignore_errors=True)

@@ -20,10 +20,11 @@ class TrainingProgress:
     Args:
         steps: the run's optimizer steps.
         console: where to write; a quiet one on all processes but the first.
+        done: the steps that a resumed run has behind it.
     """
 
-    def __init__(self, steps: int, console: Console) -> None:
-        self.steps, self.console = steps, console
+    def __init__(self, steps: int, console: Console, done: int = 0) -> None:
+        self.steps, self.console, self.done = steps, console, done
         self.losses: dict[str, float] = {}
         self.rate = 0.0
         self.started = time.perf_counter()
@@ -38,7 +39,7 @@ class TrainingProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self.line = self.bar.add_task("training", total=steps, rate="", losses="")
+        self.line = self.bar.add_task("training", total=steps, completed=done, rate="", losses="")
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
@@ -61,7 +62,8 @@ class TrainingProgress:
         if self.console.is_terminal:
             return
         losses = "  ".join(f"{task} {loss:.3f}" for task, loss in entry["task_loss"].items())
-        left = (time.perf_counter() - self.started) / entry["step"] * (self.steps - entry["step"])
+        seconds = (time.perf_counter() - self.started) / (entry["step"] - self.done)
+        left = seconds * (self.steps - entry["step"])
         self.say(
             f"step {entry['step']}/{self.steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {losses}  "
             f"{entry['rows_per_second']:.0f} rows/s  {left:.0f} s left"

@@ -1,5 +1,6 @@
 """One optimizer step: forward and backward over its micro-batches, clipping, update."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ class StepResult:
     loss_sums: dict[str, float]
     grad_norm: float
 
+    @property
+    def not_finite(self) -> list[str]:
+        """The tasks whose loss is no finite number."""
+        return [task for task, loss in self.loss_sums.items() if not math.isfinite(loss)]
+
+    @property
+    def finite(self) -> bool:
+        return not self.not_finite and math.isfinite(self.grad_norm)
+
 
 def train_step(
     model: nn.Module,
@@ -37,8 +47,9 @@ def train_step(
     accelerator: Accelerator,
     loss_weights: Mapping[str, float],
     max_grad_norm: float,
+    stop: bool = False,
 ) -> StepResult:
-    """Runs one optimizer step.
+    """Runs one optimizer step; the weights stay as they are if it has no row, or if its loss is not finite.
 
     Args:
         model: the prepared `MultiTaskModel`.
@@ -47,9 +58,10 @@ def train_step(
         accelerator: made with `gradient_accumulation_steps=1`: its `backward` would divide by more.
         loss_weights: by task.
         max_grad_norm: clips the gradient's norm; 0 leaves it as it is.
+        stop: as for `count_step`.
     """
     inner: MultiTaskModel = accelerator.unwrap_model(model)
-    counts = count_step(batches, inner.tasks, accelerator)
+    counts = count_step(batches, inner.tasks, accelerator, stop)
     sums = torch.zeros(len(inner.tasks), device=accelerator.device)
     if not counts.rows:
         return StepResult(counts, dict.fromkeys(inner.tasks, 0.0), 0.0)
@@ -61,7 +73,24 @@ def train_step(
         sums += torch.stack([loss_sums[task].detach().float() for task in inner.tasks])
     drop_absent_gradients(inner.heads, counts)
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf"))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     total = accelerator.reduce(sums, reduction="sum") if accelerator.num_processes > 1 else sums
-    return StepResult(counts, dict(zip(inner.tasks, total.tolist(), strict=True)), float(norm))
+    result = StepResult(counts, dict(zip(inner.tasks, total.tolist(), strict=True)), float(norm))
+    # With a scaler (fp16) the optimizer itself leaves such a step out, and must be told of it to lower the scale.
+    if result.finite or accelerator.scaler is not None:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return result
+
+
+def why_not_finite(result: StepResult, step: int, datasets: Mapping[str, str]) -> str:
+    """A sentence on a step whose loss or gradient is not a finite number.
+
+    Args:
+        result: the step's.
+        step: its number.
+        datasets: each task's data set.
+    """
+    if not result.not_finite:
+        return f"step {step}: the gradient is not finite although every loss is"
+    names = ", ".join(dict.fromkeys(datasets[task] for task in result.not_finite))
+    return f"step {step}: the loss of {', '.join(result.not_finite)} (data set {names}) is not a finite number"

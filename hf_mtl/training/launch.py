@@ -1,0 +1,79 @@
+"""The processes of a run: what Accelerate is told, and what only the first of them does."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_bf16_available
+
+from hf_mtl.config_keys import RunConfig
+from hf_mtl.errors import UserError
+from hf_mtl.training.trackers import check_trackers, tracking_arguments
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the first one, which reads all rows before the others do."""
+
+Result = TypeVar("Result")
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Accelerate for this run: on the CPU where there is no accelerator.
+
+    Raises:
+        UserError: if the launcher started several processes which Accelerate does not see as one run, if the device
+            cannot compute in the precision asked for, or if a tracker is not installed.
+    """
+    training = config.training
+    check_trackers(training.report_to)
+    if training.bf16 and not is_bf16_available():
+        raise UserError("training.bf16: this device cannot compute in bfloat16; set it to false")
+    if training.fp16 and not torch.accelerator.is_available():
+        raise UserError("training.fp16: half precision needs a GPU; set it to false, or use bf16")
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=1,
+            mixed_precision="bf16" if training.bf16 else "fp16" if training.fp16 else "no",
+            cpu=not torch.accelerator.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            **tracking_arguments(training.report_to, training.output_dir),
+        )
+    except ValueError as error:
+        # Accelerate keeps one precision for the life of a Python process.
+        raise UserError(f"training.{'fp16' if training.fp16 else 'bf16'}: {error}") from error
+    if accelerator.gradient_accumulation_steps != 1:
+        # The variable overrides the argument, and Accelerate's backward would then divide the loss.
+        raise UserError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set; unset it and write training.gradient_accumulation_steps"
+        )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {world} processes, but Accelerate sees {accelerator.num_processes}; without a GPU "
+            "start them with: torchrun --nproc_per_node N -m hf_mtl train CONFIG"
+        )
+    return accelerator
+
+
+def on_first_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:
+    """Runs `action` on the first process while the others wait; gives its result there, None elsewhere.
+
+    Raises:
+        UserError: on every process, if `action` raised one: no process is left waiting for one that has gone.
+    """
+    result: Result | None = None
+    failed: list[UserError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except UserError as error:
+            if accelerator.num_processes == 1:
+                raise
+            failed = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(failed)
+    if failed[0] is not None:
+        raise failed[0]
+    return result
