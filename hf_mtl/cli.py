@@ -1,6 +1,7 @@
 """The command line: one thin function a command. Libraries are imported when a command needs them."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hf_mtl.config import load_config
-from hf_mtl.errors import FinishedError, StoppedError, UserError
+from hf_mtl.errors import ConfigError, FinishedError, StoppedError, UserError
 
 app = typer.Typer(
     name="hf-mtl",
@@ -196,10 +197,17 @@ def main() -> None:
     try:
         app()
     except FinishedError as error:
-        typer.echo(str(error))
+        _tell(error, err=False)
     except UserError as error:
-        typer.echo(str(error), err=True)
+        _tell(error)
         sys.exit(2)
     except StoppedError as error:
-        typer.echo(str(error), err=True)
+        _tell(error)
         sys.exit(error.status)
+
+
+def _tell(error: UserError | StoppedError, *, err: bool = True) -> None:
+    # Every process of a launcher reads the run file; one a machine tells what is wrong with it.
+    told = error.told or (isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0")
+    if not told:
+        typer.echo(str(error), err=err)

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user gave is wrong; the message says where, what was found, what is allowed and what to do."""
+    """Something the user gave is wrong; the message says where, what was found, what is allowed and what to do.
+
+    Attributes:
+        told: whether another process of the run tells it, so that this one is to be silent.
+    """
+
+    told = False
 
 
 class ConfigError(UserError):
@@ -37,8 +43,9 @@ class StoppedError(Exception):
     Args:
         message: where it stopped and what to do.
         status: the exit status: 128 + the signal's number for a signal, else 1.
+        told: as for `UserError`.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, told: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.told = status, told

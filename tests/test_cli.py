@@ -151,8 +151,8 @@ def test_help_says_what_a_command_is_for(trained, hf_mtl, command):
     assert "Usage" in done.stdout
 
 
-def test_an_interrupted_run_says_so_and_can_be_started_again(tmp_path, hf_mtl):
-    write_run(tmp_path, max_steps=100_000, eval_strategy="no")
+def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
+    write_run(tmp_path, max_steps=100_000, eval_strategy="no", logging_steps=1)
     command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
     running = subprocess.Popen(
         command,
@@ -171,7 +171,15 @@ def test_an_interrupted_run_says_so_and_can_be_started_again(tmp_path, hf_mtl):
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert "stopped" in errors
+    assert "--resume goes on from there" in errors
     assert "Traceback" not in errors
-    done = hf_mtl("train", "run.yaml", "--set", "training.max_steps=2", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    step = int(next((tmp_path / "out" / "checkpoints").glob("step-*")).name.removeprefix("step-"))
+    assert step == json.loads(history.read_text(encoding="utf-8").splitlines()[-1])["step"]
+    assert f"stopped after step {step}" in hf_mtl("train", "run.yaml", folder=tmp_path).stderr
+    refused = hf_mtl("train", "run.yaml", "--resume", "--set", "training.max_steps=20", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "training.max_steps: 100000 there, 20 now" in refused.stderr
+    anew = hf_mtl("train", "run.yaml", "--overwrite", "--set", "training.max_steps=2", folder=tmp_path)
+    assert anew.returncode == 0, anew.stderr
+    again = hf_mtl("train", "run.yaml", "--resume", "--set", "training.max_steps=2", folder=tmp_path)
+    assert (again.returncode, again.stdout.strip()) == (0, "the run in out is finished: nothing is left to do")

@@ -180,7 +180,7 @@ def _answer(
     rows = {name: np.flatnonzero(reader.reads[places]) for name, reader in readers.items()}
     logits = _logits(model, collator(chosen), rows, device)
     for name, found in rows.items():
-        for place, own in zip(found, logits[name], strict=True):
+        for place, own in zip(found.tolist(), logits[name], strict=True):
             readers[name].take(chosen[place], own)
 
 

@@ -75,5 +75,6 @@ def on_first_process(accelerator: Accelerator, action: Callable[[], Result]) -> 
     if accelerator.num_processes > 1:
         broadcast_object_list(failed)
     if failed[0] is not None:
+        failed[0].told = not accelerator.is_main_process
         raise failed[0]
     return result

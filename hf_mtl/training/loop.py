@@ -88,6 +88,7 @@ class TrainingLoop:
             self._between_steps()
             for position, batches in self.course.steps(self.state.position, self.state.stopping):
                 self._step(position, batches)
+            self._stop_if_asked()
         except torch.OutOfMemoryError as error:
             raise StoppedError(self._out_of_memory(error), 1) from error
         if self.state.log.steps:
@@ -110,8 +111,8 @@ class TrainingLoop:
         self.progress.step(result, seconds)
         if position.is_last(training) or position.step % training.logging_steps == 0:
             self._log(rate)
-        if result.counts.stops or (self.accelerator.num_processes == 1 and self.signals.received):
-            self._stop()
+        if result.counts.stops or self.accelerator.num_processes == 1:
+            self._stop_if_asked()
         self._between_steps()
 
     def _between_steps(self) -> None:
@@ -185,13 +186,18 @@ class TrainingLoop:
             )
         raise UserError(f"{why}{saved}. Or start anew with a lower learning_rate, more warmup_steps, or without fp16")
 
-    def _stop(self) -> None:
+    def _stop_if_asked(self) -> None:
+        """Saves and stops if a process was asked to. All processes must call it."""
+        asked = torch.tensor(int(self.signals.received is not None), device=self.accelerator.device)
+        if not int(self.accelerator.reduce(asked, reduction="sum")):
+            return
         self._save()
         step, number = self.state.position.step, self.signals.received or signal.SIGTERM
         raise StoppedError(
             f"stopped after step {step} of {self.course.total_steps}, saved in {self.keeper.checkpoints.folder}; "
             "the same command with --resume goes on from there",
             128 + number,
+            told=not self.accelerator.is_main_process,
         )
 
     def _out_of_memory(self, error: Exception) -> str:

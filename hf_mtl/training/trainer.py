@@ -102,7 +102,8 @@ class MultiTaskTrainer:
         accelerator = make_accelerator(config)
         console = console or Console(quiet=not accelerator.is_main_process)
         training = config.training
-        folder = RunFolder(training.output_dir, training.save_total_limit, overwrite=overwrite, resume=resume)
+        here = partial(RunFolder, training.output_dir, training.save_total_limit, overwrite=overwrite, resume=resume)
+        folder = on_first_process(accelerator, here) or here()
         source = encoder_source(config)
         tokenizer = load_tokenizer(source, config.max_length)
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -139,7 +140,7 @@ class MultiTaskTrainer:
         """All steps that are left; gives the best evaluation."""
         checkpoint, stamp = self.folder.newest(), identity(self.config, self.prepared)
         if checkpoint is not None:
-            refuse_another(checkpoint, stamp)
+            on_first_process(self.accelerator, partial(refuse_another, checkpoint, stamp))
             self.course.step_size = checkpoint.state["step_size"]
         optimizer = make_optimizer(self.model, self.training)
         schedule = make_schedule(optimizer, self.training, self.course.total_steps)

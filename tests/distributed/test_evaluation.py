@@ -1,8 +1,6 @@
 """Evaluation on several processes, started for real: run as a module, this file is what each of them does."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +17,17 @@ from torch.distributed.fsdp import fully_shard
 from hf_mtl.batching.collator import Collator
 from hf_mtl.evaluation.splits import evaluate_split, tuned_thresholds
 from hf_mtl.modeling.model import MultiTaskModel
+from tests.distributed.launch import launch
 from tests.test_evaluator import ROWS, encode, make_model, tuning_config
 
-REPOSITORY = Path(__file__).parents[2]
-LONGEST = max(ROWS, key=lambda row: len(row["tokens"]))
+LONG = max((row for row in ROWS if row["pos"]), key=lambda row: len(row["tokens"]))
+SHORT = {**LONG, "tokens": ["book"], "slots": ["O"], "pos": ["NOUN"]}
 SPLITS = {
     "odd": ROWS[:37],
     "two rows": ROWS[:2],
-    "one row": [LONGEST],
+    "one row": [LONG],
+    # Dealt as they stand, both long rows would go to the first process.
+    "two long rows": [LONG, *[SHORT] * 10, LONG],
     "tasks without labels": [{**row, "topic": None, "moods": None} for row in ROWS[3:8]],
 }
 Report = dict[str, Any]
@@ -68,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
         make_model(folder / "encoder").save_pretrained(folder)
         yield folder
 
@@ -80,29 +82,11 @@ def alone(folder: Path) -> Report:
 @pytest.fixture(scope="module", params=[2, 3])
 def processes(request: pytest.FixtureRequest, folder: Path) -> list[Report]:
     """What each of two, and each of three, processes found."""
-    launch("tests.distributed.test_evaluation", request.param, str(folder))
+    run = launch("tests.distributed.test_evaluation", request.param, str(folder))
+    assert run.returncode == 0, run.stderr
     found = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(request.param)]
     assert [one["processes"] for one in found] == [request.param] * request.param
     return found
-
-
-def launch(module: str, processes: int, *arguments: str, timeout: float = 240) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE)}
-    with subprocess.Popen(
-        [*command, "-m", module, *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as run:
-        try:
-            output, _ = run.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            run.terminate()  # the launcher ends its processes
-            raise
-    assert run.returncode == 0, output
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -143,11 +127,12 @@ def test_no_sequence_is_read_twice_and_all_processes_run_as_many_batches(alone, 
     assert any(sum(own) == 0 for own in batches) == (len(SPLITS[split]) < len(processes))
 
 
-def test_the_work_is_shared_to_within_the_windows_of_one_row(processes):
-    windows = np.bincount(encode(SPLITS["odd"])[0].dataset["row"][:])
+@pytest.mark.parametrize("split", ["odd", "two long rows"])
+def test_the_work_is_shared_to_within_the_windows_of_one_row(processes, split):
+    windows = np.bincount(encode(SPLITS[split])[0].dataset["row"][:])
     assert windows.max() > 3
-    assert np.count_nonzero(windows) % len(processes) > 0
-    counts = [sum(one["plain"]["odd"]["batches"]) for one in processes]
+    assert split != "odd" or np.count_nonzero(windows) % len(processes) > 0
+    counts = [sum(one["plain"][split]["batches"]) for one in processes]
     assert max(counts) - min(counts) <= windows.max()
 
 
