@@ -198,6 +198,7 @@ def main() -> None:
         app()
     except FinishedError as error:
         _tell(error, err=False)
+        sys.exit(0)
     except UserError as error:
         _tell(error)
         sys.exit(2)

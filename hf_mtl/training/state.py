@@ -115,7 +115,8 @@ class Keeper:
         made = on_first_process(
             self.accelerator, lambda: self.checkpoints.save(state.position.step, tensors, values, keep=best)
         )
-        if made is not None and best is not None:
+        # A run that was stopped before it measured this step had saved it without what is the best since.
+        if made is not None and (written := made.state["best"]) is not None and written["step"] == best:
             self.best_file = best, made.file("best")
 
     def _best_tensors(self, best: Best, position: Position) -> Mapping[str, Tensor] | Path:
