@@ -22,12 +22,11 @@ OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "sgd with momentum")
 
 
 class Heads(nn.Module):
-    """A stem and three heads; the stem has a normalisation with buffers, and the columns of its weight lie apart."""
+    """A stem and three heads; the stem has a normalisation with buffers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.3))
-        self.stem[0].weight = nn.Parameter(torch.randn(3, 5).t())
         self.heads = nn.ModuleDict({name: nn.Linear(5, 2) for name in ("early", LATE, NEVER)})
 
     def forward(self, inputs: Tensor, names: list[str]) -> Tensor:
@@ -64,7 +63,7 @@ def written(folder: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Te
 def test_model_and_optimizer_go_on_to_the_bit(tmp_path, optim):
     model, optimizer, schedule = make(optim, 0)
     train(model, optimizer, schedule, range(3))
-    generators = Generators.now()
+    generators, rate = Generators.now(), json.dumps(schedule.state_dict())
     weights = written(tmp_path, "model", model_tensors(model))
     tensors, groups = optimizer_tensors(optimizer, model)
     tensors, groups = written(tmp_path, "optimizer", tensors), json.loads(json.dumps(groups))
@@ -75,7 +74,7 @@ def test_model_and_optimizer_go_on_to_the_bit(tmp_path, optim):
     train(again, other, its_schedule, range(5, 6))  # leaves other states, to be replaced
     load_model(again, weights)
     load_optimizer(other, again, tensors, groups)
-    its_schedule.load_state_dict({**its_schedule.state_dict(), "last_epoch": 3, "_step_count": 4})
+    its_schedule.load_state_dict(json.loads(rate))
     generators.restore()
     train(again, other, its_schedule, range(3, 8))
     wanted = model_tensors(model)
@@ -83,7 +82,7 @@ def test_model_and_optimizer_go_on_to_the_bit(tmp_path, optim):
     ends = optimizer_tensors(optimizer, model), optimizer_tensors(other, again)
     assert ends[0][0].keys() == ends[1][0].keys()
     assert all(torch.equal(tensor, ends[1][0][name]) for name, tensor in ends[0][0].items())
-    assert ends[0][1] == json.loads(json.dumps(ends[1][1])) == json.loads(json.dumps(ends[0][1]))
+    assert json.loads(json.dumps(ends[0][1])) == json.loads(json.dumps(ends[1][1]))
 
 
 def test_an_optimizer_s_tensors_are_called_by_parameter_and_entry():
@@ -99,6 +98,7 @@ def test_an_optimizer_s_tensors_are_called_by_parameter_and_entry():
 
 def test_every_tensor_can_be_written_whatever_its_strides(tmp_path):
     model, _, _ = make("sgd", 0)
+    model.stem[0].weight = nn.Parameter(torch.randn(3, 5).t())
     assert not model.stem[0].weight.is_contiguous()
     weights = model_tensors(model)
     assert weights.keys() == model.state_dict().keys()

@@ -1,5 +1,6 @@
 """Signals that ask a run to stop: the step under way is finished, and the run is saved."""
 
+import os
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ class StopSignals:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.received: int | None = None
-        self._first = 0.0
+        self._first, self._process = 0.0, os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -40,6 +41,9 @@ class StopSignals:
         self._before = {}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A worker of the data loader, which goes on until this process, asked by the same key press, ends it.
+            return
         if self.received is None:
             self.received, self._first = number, time.monotonic()
             self.say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once")

@@ -18,6 +18,7 @@ from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.preparation import Prepared, prepare
 from hf_mtl.data.report import left_out, without_validation
 from hf_mtl.data.tokenizer import load_tokenizer
+from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
 from hf_mtl.modeling.model import MultiTaskModel
@@ -177,7 +178,9 @@ class MultiTaskTrainer:
     def _prepared(self, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Model and optimizer as Accelerate spreads them over the processes."""
         if self.training.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if not self.model.supports_gradient_checkpointing:
+                raise UserError("training.gradient_checkpointing: this encoder does not support it; set it to false")
+            self.model.activation_checkpointing_enable()
         if self.training.torch_compile:
             # In place, so that no weight is called otherwise; the heads' numbers of rows change with every batch.
             self.model.encoder.compile(dynamic=True)

