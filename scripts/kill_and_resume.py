@@ -285,9 +285,10 @@ def differences(reference: Path, output: Path) -> list[str]:
     steps = [entry["step"] for entry in entries if "loss" in entry]
     if any(later <= step for step, later in zip(steps, steps[1:], strict=False)):
         found.append(f"history.jsonl: the steps do not ascend: {steps}")
-    for number, (one, other) in enumerate(zip_longest(entries, expected), start=1):
+    for number, (one, other) in enumerate(zip_longest(entries, expected, fillvalue={}), start=1):
         if one != other:
-            found.append(f"history.jsonl line {number} is {one}; never stopped: {other}")
+            keys = [key for key in one | other if one.get(key) != other.get(key)]
+            found.append(f"history.jsonl line {number} is the first with another {', '.join(keys)}")
             break
     return found + [
         f"{Path(path).name} is left over" for path in files(output) if _is(path, (*HALF_WRITTEN, ".unfinished"))

@@ -315,11 +315,5 @@ def test_the_largest_micro_batch_is_the_largest_of_its_epoch_and_the_same_on_eve
         sizes += [batch["input_ids"].numel() for batches in steps for batch in batches]
         found.append(course.largest_micro_batch(position, per_device))
     assert found[0]["input_ids"].numel() == max(sizes)
-    assert len(found[0]["input_ids"]) == per_device if processes == 1 else len(found[0]["input_ids"]) <= per_device
+    assert len(found[0]["input_ids"]) <= per_device
     assert all(equal(found[0], other) for other in found)
-
-
-def test_reading_changes_no_random_generator(prepared):
-    before = torch.get_rng_state()
-    whole(make_course(prepared, num_train_epochs=1))
-    assert torch.equal(torch.get_rng_state(), before)

@@ -71,11 +71,11 @@ def fitting_size(
                 "out of memory: one sequence of the largest micro-batch does not fit on this device; lower max_length, "
                 "set training.gradient_checkpointing, or choose a smaller encoder"
             )
-        size //= 2
         say(
-            f"out of memory: {size} sequences a process at a time in place of {2 * size}; a step keeps its size by "
+            f"out of memory: {size // 2} sequences a process at a time in place of {size}; a step keeps its size by "
             "more accumulation (training.per_device_train_batch_size)"
         )
+        size //= 2
 
 
 def _fits(model: nn.Module, batch: Batch, accelerator: Accelerator) -> bool:
