@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from hf_mtl.batching.step_loader import RankSteps
+from hf_mtl.training import loop as loop_module
 from hf_mtl.training import step as step_module
 from hf_mtl.training.checkpoint import Checkpoints
 from hf_mtl.training.course import Course
@@ -36,6 +38,8 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "checkpoint": [(Keeper, "save")],
 }
 BY_EPOCH = ("plan", "checkpoint")
+TRAINING: list[tuple[Any, str]] = [(loop_module, "train_step"), (RankSteps, "__getitem__")]
+"""What any training does: read and compute. The counts are within `train_step`."""
 LOGGING_STEPS = 10
 
 
@@ -56,17 +60,18 @@ def cost_of_steps(arguments: argparse.Namespace, folder: Path) -> None:
     trainer = MultiTaskTrainer.from_config(run, console=QUIET)
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        stack.enter_context(timed(TrainingLoop, "run", seconds["run"].append))
-        for part, places in PARTS.items():
+        for part, places in ({"run": [(TrainingLoop, "run")], "training": TRAINING} | PARTS).items():
             for owner, name in places:
                 stack.enter_context(timed(owner, name, seconds[part].append))
         trainer.train()
+    whole = {part: sum(calls) for part, calls in seconds.items()}
     epoch = trainer.course.steps_per_epoch
-    step = (sum(seconds["run"]) - sum(sum(seconds[part]) for part in BY_EPOCH)) / steps
+    step = (whole["run"] - sum(whole[part] for part in BY_EPOCH)) / steps
     shares = {
-        part: (median(seconds[part]) / epoch if part in BY_EPOCH else sum(seconds[part]) / steps) / step
-        for part in PARTS
+        part: (median(seconds[part]) / epoch if part in BY_EPOCH else whole[part] / steps) / step for part in PARTS
     }
+    outside = sum(whole[part] for part in PARTS if part != "counts")
+    shares["all else in the loop"] = (whole["run"] - whole["training"] - outside) / steps / step
     print(f"a step of {arguments.batch_size} rows: {step * 1000:.1f} ms, mean of {steps}")
     for part, share in shares.items():
         how = f" ({median(seconds[part]) * 1000:.0f} ms once in an epoch of {epoch} steps)" if part in BY_EPOCH else ""

@@ -48,7 +48,7 @@ def refuse_another(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     if not found:
         # Another version reads rows in its own way, and another run file other rows: that is said already.
         for key, old, new in _differences(saved["data"], now["data"]):
-            dataset, _, split = key.partition(".")
+            dataset, _, split = key.rpartition(".")
             change = "is new" if old is None else "is gone" if new is None else "has other rows or another encoding"
             found.append(f"data set {dataset}, split {split}: {change}")
     if found:

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_bf16_available
 
 from hf_mtl.config_keys import RunConfig
-from hf_mtl.errors import UserError
+from hf_mtl.errors import FinishedError, UserError
 from hf_mtl.training.trackers import check_trackers, tracking_arguments
 
 PATIENCE = timedelta(hours=2)
@@ -30,12 +30,19 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     check_trackers(training.report_to)
     if training.bf16 and not is_bf16_available():
         raise UserError("training.bf16: this device cannot compute in bfloat16; set it to false")
+    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "no"
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        raise UserError(
+            f"accelerate launch asks for {asked} and the run file for {precision}: set training.{asked}, or start with "
+            f"--mixed_precision {precision}"
+        )
     if training.fp16 and not torch.accelerator.is_available():
         raise UserError("training.fp16: half precision needs a GPU; set it to false, or use bf16")
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=1,
-            mixed_precision="bf16" if training.bf16 else "fp16" if training.fp16 else "no",
+            mixed_precision=precision,
             cpu=not torch.accelerator.is_available(),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
             **tracking_arguments(training.report_to, training.output_dir),
@@ -63,18 +70,22 @@ def on_first_process(accelerator: Accelerator, action: Callable[[], Result]) -> 
     Raises:
         UserError: on every process, if `action` raised one: no process is left waiting for one that has gone.
     """
+    if accelerator.num_processes == 1:
+        return action()
     result: Result | None = None
-    failed: list[UserError | None] = [None]
+    error: UserError | None = None
     if accelerator.is_main_process:
         try:
             result = action()
-        except UserError as error:
-            if accelerator.num_processes == 1:
-                raise
-            failed = [error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(failed)
-    if failed[0] is not None:
-        failed[0].told = not accelerator.is_main_process
-        raise failed[0]
+        except UserError as raised:
+            error = raised
+    told: list[Any] = [error and (isinstance(error, FinishedError), str(error))]
+    broadcast_object_list(told)
+    if error is not None:
+        raise error
+    if told[0] is not None:
+        finished, message = told[0]
+        elsewhere = FinishedError(message) if finished else UserError(message)
+        elsewhere.told = True
+        raise elsewhere
     return result

@@ -116,7 +116,7 @@ class Keeper:
             self.accelerator, lambda: self.checkpoints.save(state.position.step, tensors, values, keep=best)
         )
         # A run that was stopped before it measured this step had saved it without what is the best since.
-        if made is not None and (written := made.state["best"]) is not None and written["step"] == best:
+        if made is not None and best is not None and (made.state["best"] or {}).get("step") == best:
             self.best_file = best, made.file("best")
 
     def _best_tensors(self, best: Best, position: Position) -> Mapping[str, Tensor] | Path:

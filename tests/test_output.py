@@ -1,0 +1,263 @@
+"""The folder of a run: whose it is, what it holds, and what may be done with it."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_mtl.config import load_config
+from hf_mtl.errors import FinishedError, UserError
+from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.training import output
+from hf_mtl.training.output import RESULTS, RunFolder
+from hf_mtl.training.tensors import model_tensors
+from tests.run_dicts import RUN
+from tests.test_checkpoint import TENSORS, small_disk
+from tests.tiny import tiny_model, tiny_tokenizer
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> MultiTaskModel:
+    return tiny_model(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder that is not there yet; whether another run lives is found out at once."""
+    monkeypatch.setattr(output, "WAIT", 0.05)
+    return str(tmp_path / "runs" / "out")
+
+
+def finish(folder: RunFolder, model: MultiTaskModel, metrics: dict[str, Any] | None = None) -> None:
+    """What a run does at its end."""
+    folder.save(model, model_tensors(model), tiny_tokenizer(), load_config(RUN), metrics or {"score": 0.5})
+    folder.close()
+
+
+def finished(out: str, model: MultiTaskModel, metrics: dict[str, Any] | None = None, **options: bool) -> RunFolder:
+    folder = RunFolder(out, **options)
+    folder.open()
+    folder.checkpoints.save(3, TENSORS, {})
+    finish(folder, model, metrics)
+    return folder
+
+
+def stopped(out: str, step: int | None = 4, **options: bool) -> None:
+    """A run that was stopped after its last checkpoint."""
+    folder = RunFolder(out, **options)
+    folder.open()
+    if step is not None:
+        folder.checkpoints.save(step, TENSORS, {})
+    folder.close()
+
+
+def contents(out: str) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in Path(out).rglob("*") if file.is_file()}
+
+
+@contextmanager
+def elsewhere(action: Callable[[], Any]) -> Iterator[Any]:
+    """Another process that does something, and then lives with what came of it until it is killed."""
+    here, there = FORK.Pipe()
+
+    def work() -> None:
+        kept = action()
+        there.send("done")
+        there.recv()
+        del kept
+
+    process = FORK.Process(target=work, daemon=True)
+    process.start()
+    try:
+        assert here.poll(60)
+        assert here.recv() == "done"
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_folder_is_made_with_those_above_it_and_only_when_it_is_opened(out):
+    folder = RunFolder(out)
+    assert not Path(out).parent.exists()
+    folder.open()
+    assert sorted(contents(out)) == [f"{out}/.unfinished", f"{out}/history.jsonl"]
+    folder.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_to_which_another_process_writes_is_refused_until_that_dies(out, options):
+    def train() -> RunFolder:
+        folder = RunFolder(out)
+        folder.open()
+        return folder
+
+    with elsewhere(train) as process:
+        mine = RunFolder(out, **options)
+        (Path(out) / ".saving-abc").mkdir()
+        with pytest.raises(UserError, match=rf"output_dir: another run is writing to {out}; wait for its end or name"):
+            mine.open()
+        assert (Path(out) / ".saving-abc").exists()
+        process.kill()
+        process.join()
+        mine.open()
+        assert not (Path(out) / ".saving-abc").exists()
+        mine.close()
+
+
+def test_a_folder_stays_locked_until_it_is_closed(out):
+    mine = RunFolder(out)
+    mine.open()
+    answers: Any = FORK.Queue()
+
+    def ask() -> None:
+        try:
+            RunFolder(out).open()
+        except UserError as error:
+            answers.put(str(error))
+        else:
+            answers.put("opened")
+
+    with elsewhere(ask):
+        assert "another run is writing to" in answers.get(timeout=60)
+    mine.close()
+    with elsewhere(ask):
+        assert answers.get(timeout=60) == "opened"
+
+
+def test_a_finished_run_is_told_from_one_to_resume(out, model):
+    finished(out, model)
+    before = contents(out)
+    assert not (Path(out) / ".unfinished").exists()
+    with pytest.raises(FinishedError, match=rf"the run in {out} is finished: nothing is left to do"):
+        RunFolder(out, resume=True)
+    with pytest.raises(UserError) as refused:
+        RunFolder(out)
+    assert str(refused.value) == (
+        f"training.output_dir: {out} holds a run already (config.json, model.safetensors, metrics.json); "
+        "give --overwrite to replace it, or name another folder"
+    )
+    assert not isinstance(refused.value, FinishedError)
+    assert contents(out) == before
+
+
+def test_a_stopped_run_is_refused_with_the_step_and_both_ways_on(out):
+    stopped(out)
+    before = contents(out)
+    with pytest.raises(UserError) as refused:
+        RunFolder(out)
+    assert str(refused.value) == (
+        f"training.output_dir: {out} holds a run already (stopped after step 4); "
+        "give --resume to go on with it, --overwrite to replace it, or name another folder"
+    )
+    assert contents(out) == before
+
+
+def test_a_stopped_run_is_gone_on_with_from_its_newest_checkpoint(out):
+    stopped(out)
+    (Path(out) / "history.jsonl").write_text("{}\n", encoding="utf-8")
+    (Path(out) / "checkpoints" / ".writing-step-00000005").mkdir()
+    folder = RunFolder(out, resume=True)
+    folder.open()
+    assert folder.newest().step == 4
+    assert [found.name for found in (Path(out) / "checkpoints").iterdir()] == ["step-00000004"]
+    assert (Path(out) / "history.jsonl").read_text(encoding="utf-8") == "{}\n"
+    folder.close()
+
+
+def test_a_run_that_is_overwritten_has_no_checkpoint_of_the_old_one_but_its_results_until_the_end(out, model):
+    finished(out, model, {"score": 0.1})
+    before = contents(out)
+    folder = RunFolder(out, overwrite=True)
+    assert contents(out) == before
+    folder.open()
+    assert folder.newest() is None
+    assert list((Path(out) / "checkpoints").iterdir()) == []
+    assert all(contents(out)[f"{out}/{name}"] == before[f"{out}/{name}"] for name in RESULTS)
+    finish(folder, model, {"score": 0.2})
+    assert json.loads((Path(out) / "metrics.json").read_text(encoding="utf-8")) == {"score": 0.2}
+
+
+def test_a_run_stopped_while_it_replaced_another_is_neither_finished_nor_new(out, model):
+    finished(out, model)
+    stopped(out, overwrite=True)
+    with pytest.raises(UserError, match=r"holds a run already \(stopped after step 4\); give --resume"):
+        RunFolder(out)
+    folder = RunFolder(out, resume=True)
+    assert folder.newest().step == 4
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(out):
+    stopped(out, step=None)
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        assert RunFolder(out, **options).newest() is None
+
+
+def test_overwrite_and_resume_together_are_refused(out):
+    with pytest.raises(UserError, match="--overwrite starts anew and --resume goes on: give one of them"):
+        RunFolder(out, overwrite=True, resume=True)
+
+
+def test_a_file_in_the_folder_s_place_is_refused(tmp_path):
+    file = tmp_path / "out"
+    file.write_text("mine", encoding="utf-8")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match=f"output_dir: {file} is a file; name a folder"):
+            RunFolder(str(file), **options)
+    with pytest.raises(UserError, match=f"output_dir: {file}/below cannot be written to"):
+        RunFolder(str(file / "below")).open()
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="cannot be written to"):
+            RunFolder(str(tmp_path)).open()
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_what_is_saved_is_whole_and_takes_the_place_of_an_older_model(out, model):
+    folder = RunFolder(out)
+    folder.open()
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):
+        (Path(out) / name).write_text("{}", encoding="utf-8")
+    weights = {name: torch.full_like(tensor, 0.5) for name, tensor in model_tensors(model).items()}
+    folder.save(model, weights, tiny_tokenizer(), load_config(RUN), {"score": None, "test": {"中": 1}})
+    folder.close()
+    names = {file.name for file in Path(out).iterdir()}
+    assert names >= {*RESULTS, "tokenizer.json", "tokenizer_config.json", "run.yaml", "history.jsonl", "notes.txt"}
+    assert not [name for name in names if name.startswith((".", "model-")) or name.endswith(".index.json")]
+    saved = MultiTaskModel.from_pretrained(out).state_dict()
+    assert {float(value) for tensor in saved.values() for value in (tensor.min(), tensor.max())} == {0.5}
+    assert "中" in (Path(out) / "metrics.json").read_text(encoding="utf-8")
+
+
+def test_on_a_full_disk_the_old_model_stays_and_the_run_can_be_resumed(out, model):
+    finished(out, model, {"score": 0.1})
+    before = contents(out)
+    folder = RunFolder(out, overwrite=True)
+    folder.open()
+    folder.checkpoints.save(9, TENSORS, {})
+    with small_disk(20_000), pytest.raises(UserError, match=r"model could not be written to .*then go on with --resume"):
+        finish(folder, model, {"score": 0.2})
+    folder.close()
+    after = contents(out)
+    assert all(after[f"{out}/{name}"] == before[f"{out}/{name}"] for name in RESULTS)
+    assert not list(Path(out).glob(".saving-*"))
+    again = RunFolder(out, resume=True)
+    again.open()
+    assert again.newest().step == 9
+    finish(again, model, {"score": 0.2})
+    with pytest.raises(FinishedError):
+        RunFolder(out, resume=True)
