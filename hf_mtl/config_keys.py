@@ -154,6 +154,31 @@ class SharingConfig(_Section):
         return number
 
 
+class LayersConfig(_Section):
+    """Some of the encoder's layers."""
+
+    layers: str
+    """The first and the last one, counted from 0 at the bottom, such as 0-3; or one alone."""
+
+    @field_validator("layers")
+    @classmethod
+    def _range(cls, layers: str) -> str:
+        numbers = layers.split("-")
+        if not (len(numbers) <= 2 and all(number.isdecimal() for number in numbers)):
+            raise ValueError(f"{layers!r} names no layers; write the first and the last, such as 0-3")
+        if int(numbers[0]) > int(numbers[-1]):
+            raise ValueError(f"{layers!r} ends before it begins; write the lower number first")
+        return layers
+
+    @property
+    def first(self) -> int:
+        return int(self.layers.split("-")[0])
+
+    @property
+    def last(self) -> int:
+        return int(self.layers.split("-")[-1])
+
+
 class TrainingConfig(_Section):
     """transformers' TrainingArguments, those that are honoured, with the same meaning."""
 
@@ -161,6 +186,12 @@ class TrainingConfig(_Section):
     """The folder that the run fills, relative to the working directory."""
     learning_rate: Positive = 5e-5
     """The highest learning rate."""
+    head_learning_rate: Positive | None = None
+    """The heads' own highest learning rate; null for learning_rate."""
+    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Each layer learns at the rate of the one above it times this; null for one rate."""
+    freeze: Literal["embeddings", "encoder"] | LayersConfig | None = None
+    """What of the encoder is not trained: embeddings, encoder, or {layers: 0-3}."""
     num_train_epochs: Positive = 3.0
     """How many epochs to train; a fraction ends within an epoch."""
     max_steps: Annotated[int, Field(ge=-1)] = -1

@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule, as `transformers.Trainer` sets them up."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
@@ -9,23 +10,88 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
-from hf_mtl.config_keys import TrainingConfig
+from hf_mtl.config_keys import LayersConfig, TrainingConfig
+from hf_mtl.errors import UserError
+from hf_mtl.modeling.layers import depths, final_norms
+from hf_mtl.modeling.model import MultiTaskModel
 
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 """Names of parameters without weight decay, as in `transformers.Trainer`."""
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
-    """AdamW (fused by default) or SGD; biases and norms are not decayed."""
+def freeze(model: MultiTaskModel, what: Literal["embeddings", "encoder"] | LayersConfig | None) -> None:
+    """Takes encoder weights out of training: `embeddings`, the whole `encoder`, or some layers.
+
+    Raises:
+        UserError: for layers that the encoder does not have.
+    """
+    if what is None:
+        return
+    if what == "encoder":
+        frozen = {name for name, _ in model.encoder.named_parameters()}
+    elif what == "embeddings":
+        inputs = {id(weight) for weight in _embeddings(model).parameters()}
+        frozen = {name for name, weight in model.encoder.named_parameters() if id(weight) in inputs}
+    else:
+        frozen = _frozen_layers(model, what)
+    for name, weight in model.encoder.named_parameters():
+        weight.requires_grad_(name not in frozen)
+
+
+def _embeddings(model: MultiTaskModel) -> nn.Module:
+    """The whole block before the layers, where the encoder has one, else its table of pieces."""
+    return getattr(model.encoder, "embeddings", model.get_input_embeddings())
+
+
+def _frozen_layers(model: MultiTaskModel, what: LayersConfig) -> set[str]:
+    try:
+        depth = depths(model.encoder)
+    except UserError as error:
+        raise UserError(f"training.freeze.layers: {error}; freeze the encoder or its embeddings") from None
+    top = max(depth.values())
+    if what.last > top:
+        raise UserError(f"training.freeze.layers: {what.layers} names layer {what.last}; the last one is {top}")
+    norms = tuple(f"{name}." for name, _ in final_norms(model.encoder))
+    return {name for name, layer in depth.items() if what.first <= layer <= what.last and not name.startswith(norms)}
+
+
+def make_optimizer(model: MultiTaskModel, config: TrainingConfig) -> Optimizer:
+    """AdamW (fused by default) or SGD over the weights that are trained; biases and norms are not decayed.
+
+    With `layerwise_lr_decay` (Howard and Ruder, ACL 2018) a layer learns at the rate of the layer above it times that
+    factor; the last layer and the heads learn at `learning_rate`, the heads at `head_learning_rate` where it is given.
+
+    Raises:
+        UserError: if the encoder has no layers of its own to tell apart, or nothing is left to train.
+    """
     decayed = set(get_parameter_names(model, [nn.LayerNorm], NOT_DECAYED))
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for name, parameter in named if name in decayed], "weight_decay": config.weight_decay},
-        {"params": [parameter for name, parameter in named if name not in decayed], "weight_decay": 0.0},
-    ]
+    rates = _rates(model, config)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            decay = config.weight_decay if name in decayed else 0.0
+            groups.setdefault((rates[name], decay), []).append(weight)
+    settings = [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
     if config.optim == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=config.optim == "adamw_torch_fused")
+        return torch.optim.SGD(settings, lr=config.learning_rate)
+    return torch.optim.AdamW(settings, lr=config.learning_rate, fused=config.optim == "adamw_torch_fused")
+
+
+def _rates(model: MultiTaskModel, config: TrainingConfig) -> dict[str, float]:
+    """Each parameter's learning rate, by name."""
+    head_rate = config.head_learning_rate or config.learning_rate
+    rates = {
+        name: head_rate if name.startswith("heads.") else config.learning_rate for name, _ in model.named_parameters()
+    }
+    if config.layerwise_lr_decay is not None:
+        try:
+            depth = depths(model.encoder)
+        except UserError as error:
+            raise UserError(f"training.layerwise_lr_decay: {error}; leave the key out") from None
+        top = max(depth.values())
+        for name, layer in depth.items():
+            rates[f"encoder.{name}"] = config.learning_rate * config.layerwise_lr_decay ** (top - layer)
+    return rates
 
 
 def make_schedule(optimizer: Optimizer, config: TrainingConfig, steps: int) -> LRScheduler:

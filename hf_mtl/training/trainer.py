@@ -28,7 +28,7 @@ from hf_mtl.training.history import History, StepLog
 from hf_mtl.training.identity import identity, refuse_another
 from hf_mtl.training.launch import make_accelerator, on_first_process
 from hf_mtl.training.loop import TrainingLoop, Validation
-from hf_mtl.training.optimization import make_optimizer, make_schedule
+from hf_mtl.training.optimization import freeze, make_optimizer, make_schedule
 from hf_mtl.training.output import RunFolder
 from hf_mtl.training.progress import TrainingProgress, results_table
 from hf_mtl.training.rehearsal import fitting_size, rehearse
@@ -143,6 +143,7 @@ class MultiTaskTrainer:
         if checkpoint is not None:
             on_first_process(self.accelerator, partial(refuse_another, checkpoint, stamp))
             self.course.step_size = checkpoint.state["step_size"]
+        freeze(self.model, self.training.freeze)
         optimizer = make_optimizer(self.model, self.training)
         schedule = make_schedule(optimizer, self.training, self.course.total_steps)
         model, optimizer = self._prepared(optimizer)
