@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -28,76 +27,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder alone
+
+from scripts.processes import Processes, python_command  # noqa: E402
 
 AIMS = (None, ".writing-", None, ".saving-")
 """What the kills wait for, in turns: nothing but their moment, a checkpoint being written, the model being saved."""
 HALF_WRITTEN = (".writing-", ".deleting-", ".saving-")
 SPEEDS = ("rows_per_second", "tokens_per_second")
 KILLED_AGAIN = 1 / 3
-POLL = 0.001
-
-
-def python_command(module: str, processes: int, *arguments: str) -> list[str]:
-    """The command that runs a module with this Python, in several processes with torchrun."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    return [sys.executable, "-m", *(launcher if processes > 1 else []), module, *arguments]
-
-
-class Processes:
-    """A command and all processes that come of it; leaving the context kills what still runs.
-
-    A signal to one process group would not reach them all, since torchrun gives each worker a session of its own.
-
-    Args:
-        command: what to start.
-        options: for `subprocess.Popen`.
-    """
-
-    def __init__(self, command: Sequence[str], **options: Any) -> None:
-        self.first = subprocess.Popen(command, start_new_session=True, **options)
-        self.known = [psutil.Process(self.first.pid)]
-
-    def __enter__(self) -> "Processes":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def find(self) -> None:
-        """Notes all processes there are by now, so that `kill` reaches them without a search."""
-        for member in self.known:
-            with suppress(psutil.NoSuchProcess):
-                self.known += [child for child in member.children() if child not in self.known]
-
-    def kill(self) -> None:
-        """SIGKILL to all; returns when they are gone."""
-        for number, member in enumerate(self.known):
-            with suppress(psutil.NoSuchProcess):
-                member.suspend()
-            if number == len(self.known) - 1:
-                # All known ones stand still by now, so that none can start another one unseen.
-                self.find()
-        for member in self.known:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-        self.first.wait()
-        while any(map(_runs, self.known)):
-            time.sleep(POLL)
-
-    def wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Waits until the condition holds; False if the command ends before."""
-        while self.first.poll() is None:
-            if condition():
-                return True
-            time.sleep(POLL)
-        return False
-
-
-def _runs(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+PATIENCE = 10, 60.0
+"""A run that takes so many times as long as the first one, and so many seconds more, counts as hanging."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +81,7 @@ class Experiment:
         self.draw = random.Random(seed)
         self.reference = folder / "never_stopped"
         self.tries = 0
+        self.patience = float("inf")
 
     def run_to_end(self) -> Life:
         """Trains without a kill.
@@ -161,8 +102,10 @@ class Experiment:
                 seen.setdefault(path, [now, now])[1] = now
             return False
 
+        started = time.monotonic()
         with self._start(self.reference) as run:
             run.wait_for(look)
+        self.patience = PATIENCE[0] * (time.monotonic() - started) + PATIENCE[1]
         self._refuse_failure(run, self.reference)
         began = changes[0]
         saves = {
@@ -181,6 +124,7 @@ class Experiment:
 
         Raises:
             RuntimeError: if the run fails by itself.
+            subprocess.TimeoutExpired: if it hangs before it is killed.
         """
         killed: float | None = None
         while killed is None:
@@ -194,15 +138,17 @@ class Experiment:
                 self._refuse_failure(run, output)
                 shutil.rmtree(output)
         told = f"after {killed:.2f} of {self.life.seconds:.2f} s, with {_on_disk(output)}"
-        if self.draw.random() < KILLED_AGAIN:
+        try:
+            if self.draw.random() < KILLED_AGAIN:
+                with self._start(output, "--resume") as run:
+                    again = self._kill_at(run, output, self.draw.uniform(0, max(self.life.seconds - killed, 0)))
+                self._refuse_failure(run, output, killed=again is not None)
+                told += "; had ended before a second kill" if again is None else f"; again after {again:.2f} s more"
             with self._start(output, "--resume") as run:
-                again = self._kill_at(run, output, self.draw.uniform(0, max(self.life.seconds - killed, 0)))
-            told += "; had ended before a second kill" if again is None else f"; again after {again:.2f} s more"
-        with self._start(output, "--resume") as run:
-            run.first.wait()
-        if run.first.returncode:
-            failed = f"--resume ended with {run.first.returncode}:\n{self._last_lines(output)}"
-            return Kill(told, [failed])
+                run.wait_for(lambda: False)
+            self._refuse_failure(run, output)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            return Kill(told, [f"--resume: {error}"])
         found = differences(self.reference, output)
         if not found:
             shutil.rmtree(output)
@@ -234,21 +180,20 @@ class Experiment:
         run.kill()
         return time.monotonic() - began
 
-    def _refuse_failure(self, run: Processes, output: Path) -> None:
-        if run.first.returncode:
-            raise RuntimeError(f"the run failed without a kill:\n{self._last_lines(output)}")
+    def _refuse_failure(self, run: Processes, output: Path, *, killed: bool = False) -> None:
+        if run.first.returncode and not killed:
+            text = self._log(output).read_text(encoding="utf-8", errors="replace")
+            lines = "\n".join(text.splitlines()[-40:])
+            raise RuntimeError(f"the run failed by itself with exit status {run.first.returncode}:\n{lines}")
 
     def _start(self, output: Path, *options: str) -> Processes:
         arguments = ["train", str(self.config), "--set", f"training.output_dir={json.dumps(str(output))}", *options]
         with self._log(output).open("ab") as log:
             command = python_command("hf_mtl", self.processes, *arguments)
-            return Processes(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            return Processes(command, self.patience, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
     def _log(self, output: Path) -> Path:
         return self.folder / f"{output.name}.log"
-
-    def _last_lines(self, output: Path) -> str:
-        return "\n".join(self._log(output).read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
 
 
 def files(output: Path) -> dict[str, tuple[int, int]]:
@@ -323,7 +268,7 @@ def main() -> int:
             different += bool(kill.differences)
             result = "; ".join(kill.differences) or "resumed: no difference"
             print(f"kill {number + 1}/{arguments.times}: {kill.told}; {result}", flush=True)
-    except RuntimeError as error:
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from scripts.kill_and_resume import Processes, python_command
+from scripts.processes import Processes, python_command
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scripts.kill_and_resume import AIMS, Experiment, Processes, differences
+from scripts.kill_and_resume import AIMS, Experiment, differences
+from scripts.processes import Processes
 from tests.distributed.launch import launch
 from tests.runs import tiny_run
 
@@ -88,6 +89,13 @@ def test_a_kill_reaches_processes_that_have_a_session_of_their_own():
         assert other.is_running()
     assert started.first.returncode == -9
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_command_that_hangs_is_not_waited_for_without_end():
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with Processes(sleeps, patience=0.1) as started, pytest.raises(subprocess.TimeoutExpired):
+        started.wait_for(lambda: False)
+    assert started.first.returncode == -9
 
 
 def test_a_launch_that_takes_too_long_is_killed():
