@@ -130,9 +130,7 @@ def test_a_task_without_validation_is_never_paused_and_keeps_the_run_going():
 @pytest.mark.parametrize("mode", ["overall", "per_task"])
 @pytest.mark.parametrize("cut", range(7))
 def test_after_a_resume_it_counts_on(mode, cut):
-    evaluations = [
-        (score / 10, {"topic": score / 10, "names": 1 - score / 10}) for score in (5, 6, 5, 4, 7, 7, 7)
-    ]
+    evaluations = [(score / 10, {"topic": score / 10, "names": 1 - score / 10}) for score in (5, 6, 5, 4, 7, 7, 7)]
     straight = make(mode, patience=2)
     wanted = [(straight.update(*one), straight.ended, straight.active) for one in evaluations]
     assert any(said for said, _, _ in wanted)

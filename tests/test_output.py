@@ -249,7 +249,7 @@ def test_on_a_full_disk_the_old_model_stays_and_the_run_can_be_resumed(out, mode
     folder = RunFolder(out, overwrite=True)
     folder.open()
     folder.checkpoints.save(9, TENSORS, {})
-    with small_disk(20_000), pytest.raises(UserError, match=r"model could not be written to .*then go on with --resume"):
+    with small_disk(20_000), pytest.raises(UserError, match=r"model could not be written to .*go on with --resume"):
         finish(folder, model, {"score": 0.2})
     folder.close()
     after = contents(out)

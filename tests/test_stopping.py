@@ -70,9 +70,13 @@ def test_a_later_sigterm_asks_for_nothing_new(clock):
 
 def test_the_handlers_of_before_are_put_back_also_after_an_error(before):
     handlers = [signal.getsignal(number) for number in ASKED]
-    with pytest.raises(RuntimeError), StopSignals(lambda _: None):
-        assert [signal.getsignal(number) for number in ASKED] != handlers
-        raise RuntimeError
+
+    def fail() -> None:
+        assert not set(handlers) & {signal.getsignal(number) for number in ASKED}
+        raise RuntimeError("a step failed")
+
+    with pytest.raises(RuntimeError, match="a step failed"), StopSignals(lambda _: None):
+        fail()
     assert [signal.getsignal(number) for number in ASKED] == handlers
     signal.raise_signal(signal.SIGTERM)
     assert before == [signal.SIGTERM]
