@@ -142,11 +142,10 @@ def test_the_steps_from_any_position_on_are_the_end_of_the_whole_run(prepared, s
 def test_a_data_set_goes_on_in_the_next_epoch_where_it_stopped(prepared):
     sampling = {"strategy": "weights", "weights": {"mail": 1.0, "notes": 3.0}, "pool_size": 1}
     read_of_mail: list[Any] = []
-    for position, batches in whole(make_course(prepared, sampling=sampling)):
+    for _, batches in whole(make_course(prepared, sampling=sampling)):
         read_of_mail += [pieces for pieces, *tasks in read(batches) if "mood" not in tasks]
-        if position.step < 26:
-            assert len(set(read_of_mail)) == len(read_of_mail)
-    assert len(read_of_mail) > 24 == len(set(read_of_mail))
+        assert len(set(read_of_mail)) == min(len(read_of_mail), 24)
+    assert len(read_of_mail) > 24
 
 
 @pytest.mark.parametrize("done", [0, 4, 9, 13])
@@ -204,10 +203,6 @@ def rejoin(stopping: EarlyStopping, *tasks: str) -> None:
     assert not set(tasks) & set(stopping.paused)
 
 
-def without(task: str, batches: list[Batch]) -> list[tuple[Any, ...]]:
-    return [tuple(part for part in row if part != task) for row in read(batches)]
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_paused_task_is_not_read_from_the_next_step_on_and_not_drawn_from_the_next_epoch_on(prepared, workers):
     course = make_course(prepared, dataloader_num_workers=workers)
@@ -218,7 +213,7 @@ def test_a_paused_task_is_not_read_from_the_next_step_on_and_not_drawn_from_the_
             pause(stopping, "topic")
     for number, ((position, batches), (same, unpaused)) in enumerate(zip(steps[:10], plain, strict=False)):
         assert position == same
-        assert read(batches) == (read(unpaused) if number < 3 else without("topic", unpaused))
+        assert read(batches) == [tuple(x for x in row if number < 3 or x != "topic") for row in read(unpaused)]
     assert {position.epoch_steps for position, _ in steps[10:]} == {8}
     assert {position.active for position, _ in steps[10:]} == {("names", "mood")}
     assert {position.epoch for position, _ in steps} == {0, 1, 2}
