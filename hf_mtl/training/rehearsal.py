@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +16,7 @@ MOMENTS = 2
 """AdamW keeps two numbers for each weight; they come into being in the first step."""
 
 
-def rehearse(model: nn.Module, batch: Batch, accelerator: Accelerator, *, sync: bool = True) -> None:
+def rehearse(model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
     """Runs forward and backward and leaves gradients and random generators as they were.
 
     With several processes DDP rebuilds its buckets after its first backward, and a sum over processes depends, in its
@@ -27,13 +26,11 @@ def rehearse(model: nn.Module, batch: Batch, accelerator: Accelerator, *, sync: 
         model: the prepared model.
         batch: what is read; one row is enough.
         accelerator: the run's.
-        sync: whether gradients are summed over the processes.
     """
     generators = Generators.now()
     try:
-        with nullcontext() if sync else accelerator.no_sync(model):
-            loss_sums = model(**send_to_device(batch, accelerator.device)).loss_sums
-            accelerator.backward(torch.stack([loss.float() for loss in loss_sums.values()]).sum())
+        loss_sums = model(**send_to_device(batch, accelerator.device)).loss_sums
+        accelerator.backward(torch.stack([loss.float() for loss in loss_sums.values()]).sum())
     finally:
         model.zero_grad(set_to_none=True)
         generators.restore()
@@ -60,8 +57,10 @@ def fitting_size(
     Raises:
         UserError: if one sequence does not fit.
     """
+    # DDP sends between processes in its forward and backward: one that runs out would leave the others waiting there.
+    inner = accelerator.unwrap_model(model)
     while True:
-        fits = torch.tensor(int(_fits(model, largest(size), accelerator)), device=accelerator.device)
+        fits = torch.tensor(int(_fits(inner, largest(size), accelerator)), device=accelerator.device)
         _free_memory()
         # By count, for all processes must go on with the same size.
         if int(accelerator.reduce(fits, reduction="sum")) == accelerator.num_processes:
@@ -80,9 +79,8 @@ def fitting_size(
 
 def _fits(model: nn.Module, batch: Batch, accelerator: Accelerator) -> bool:
     try:
-        # A process that runs out must not leave the others waiting for its gradients: nothing is summed here.
         moments = [torch.empty_like(weight) for weight in model.parameters() for _ in range(MOMENTS)]
-        rehearse(model, batch, accelerator, sync=False)
+        rehearse(model, batch, accelerator)
     except torch.OutOfMemoryError:
         return False
     return bool(moments)
