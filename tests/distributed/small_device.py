@@ -1,4 +1,4 @@
-"""Worker: one process runs out of memory beyond four rows; run as `python -m tests.distributed.small_device RUN OUT`."""
+"""Worker: one process runs out of memory beyond four rows. `python -m tests.distributed.small_device RUN FOLDER`."""
 
 import json
 import sys
