@@ -126,7 +126,7 @@ def begun_run(trainer: MultiTaskTrainer, folder: Path) -> tuple[Keeper, RunState
     position, batches = next(course.steps(course.start(), stopping))
     result = train_step(model, batches, optimizer, accelerator, trainer.loss_weights, 1.0)
     state = RunState(position, StepLog(trainer.loss_weights), stopping)
-    state.log.add(result, 1.0)
+    state.log.add(result, 1.0, 1e-4)
     stamp = identity(trainer.config, trainer.prepared)
     keeper = Keeper(Checkpoints(folder), accelerator, trainer.model, optimizer, schedule, course.step_size, stamp)
     return keeper, state

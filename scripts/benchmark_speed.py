@@ -80,7 +80,7 @@ def own_steps(trainer: MultiTaskTrainer) -> Iterator[None]:
     for batches in own_batches(trainer):
         Generators.now()
         result = train_step(model, batches, optimizer, trainer.accelerator, trainer.loss_weights, 1.0)
-        log.add(result, 1.0)
+        log.add(result, 1.0, 1e-4)
         progress.step(result, 1.0)
         yield
 

@@ -1,5 +1,7 @@
 """Trains a run file, for launchers that start a script: the same as `hf-mtl train`, with the same arguments.
 
+For instance:
+
     accelerate launch scripts/train.py task_configs/quickstart.yaml
     torchrun --nproc_per_node 2 scripts/train.py task_configs/quickstart.yaml --resume
 """

@@ -5,7 +5,7 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_where_there_can_be_no_link_the_file_is_copied(tmp_path):
     assert torch.equal(second.tensors("best")["a"], TENSORS["model"]["a"])
 
 
-def kill_at(moment: int, folder: Path) -> bool:
+def kill_at(moment: int, folder: Path, save: Callable[[Path], None]) -> bool:
     """Saves in a process that is killed right before its so many-th change of a file; False if it has fewer."""
     child = os.fork()
     if not child:
@@ -131,7 +131,7 @@ def kill_at(moment: int, folder: Path) -> bool:
 
         try:
             sys.addaudithook(count)
-            save_second(folder)
+            save(folder)
             os._exit(0)
         finally:
             os._exit(1)
@@ -152,7 +152,7 @@ def test_a_run_killed_at_any_moment_of_saving_leaves_whole_checkpoints_alone(tmp
     while killed:
         folder = tmp_path / str(moment)
         Checkpoints(folder).save(1, TENSORS, {"done": 1})
-        killed = kill_at(moment, folder)
+        killed = kill_at(moment, folder, save_second)
         checkpoints = Checkpoints(folder, 1)
         newest.append(checkpoints.newest().step)
         for found in checkpoints.all():

@@ -171,7 +171,7 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert "--resume goes on from there" in errors
+    assert "the same command with --resume (in Python: resume=True) goes on from there" in errors
     assert "Traceback" not in errors
     step = int(next((tmp_path / "out" / "checkpoints").glob("step-*")).name.removeprefix("step-"))
     assert step == json.loads(history.read_text(encoding="utf-8").splitlines()[-1])["step"]

@@ -96,6 +96,7 @@ def test_a_stamp_is_plain_json(tmp_path):
     found = stamp(make_run(tmp_path))
     assert json.loads(json.dumps(found)) == found
     assert found["versions"] == {name: importlib.metadata.version(name) for name in LIBRARIES}
+    assert set(LIBRARIES) >= {"hf_mtl", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy"}
     assert found["data"].keys() == {"mail", "notes.v2"}
 
 

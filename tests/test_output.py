@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from hf_mtl.training import output
 from hf_mtl.training.output import RESULTS, RunFolder
 from hf_mtl.training.tensors import model_tensors
 from tests.run_dicts import RUN
-from tests.test_checkpoint import TENSORS, small_disk
+from tests.test_checkpoint import TENSORS, kill_at, small_disk
 from tests.tiny import tiny_model, tiny_tokenizer
 
 FORK = multiprocessing.get_context("fork")
@@ -89,8 +90,9 @@ def test_a_folder_is_made_with_those_above_it_and_only_when_it_is_opened(out):
     folder = RunFolder(out)
     assert not Path(out).parent.exists()
     folder.open()
-    assert sorted(contents(out)) == [f"{out}/.unfinished", f"{out}/history.jsonl"]
+    assert sorted(contents(out)) == [f"{out}/.lock", f"{out}/.unfinished", f"{out}/history.jsonl"]
     folder.close()
+    assert sorted(contents(out)) == [f"{out}/.unfinished", f"{out}/history.jsonl"]
 
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
@@ -105,6 +107,8 @@ def test_a_folder_to_which_another_process_writes_is_refused_until_that_dies(out
         (Path(out) / ".saving-abc").mkdir()
         with pytest.raises(UserError, match=rf"output_dir: another run is writing to {out}; wait for its end or name"):
             mine.open()
+        mine.close()
+        assert (Path(out) / ".lock").exists()
         assert (Path(out) / ".saving-abc").exists()
         process.kill()
         process.join()
@@ -131,6 +135,20 @@ def test_a_folder_stays_locked_until_it_is_closed(out):
     mine.close()
     with elsewhere(ask):
         assert answers.get(timeout=60) == "opened"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_came_to_lie_there_meanwhile_is_refused_and_stays(out, model, resume):
+    if resume:
+        stopped(out)
+    mine = RunFolder(out, resume=resume)
+    finished(out, model, resume=resume)
+    before = contents(out)
+    with pytest.raises(
+        FinishedError if resume else UserError, match="is finished" if resume else "holds a run already"
+    ):
+        mine.open()
+    assert contents(out) == before
 
 
 def test_a_finished_run_is_told_from_one_to_resume(out, model):
@@ -177,6 +195,7 @@ def test_a_run_that_is_overwritten_has_no_checkpoint_of_the_old_one_but_its_resu
     finished(out, model, {"score": 0.1})
     before = contents(out)
     folder = RunFolder(out, overwrite=True)
+    assert folder.newest() is None
     assert contents(out) == before
     folder.open()
     assert folder.newest() is None
@@ -241,6 +260,33 @@ def test_what_is_saved_is_whole_and_takes_the_place_of_an_older_model(out, model
     saved = MultiTaskModel.from_pretrained(out).state_dict()
     assert {float(value) for tensor in saved.values() for value in (tensor.min(), tensor.max())} == {0.5}
     assert "中" in (Path(out) / "metrics.json").read_text(encoding="utf-8")
+
+
+def test_a_run_killed_at_any_moment_of_saving_can_be_resumed_or_is_finished_and_whole(out, model):
+    def save(folder: Path) -> None:
+        again = RunFolder(str(folder), resume=True)
+        again.open()
+        finish(again, model, {"score": 0.2})
+
+    finished(out, model, {"score": 0.1})
+    wanted = {file.name for file in Path(out).iterdir()}
+    stopped(out, overwrite=True)
+    moment, killed, ends = 0, True, []
+    while killed:
+        folder = shutil.copytree(out, f"{out}_{moment}")
+        killed = kill_at(moment, folder, save)
+        try:
+            RunFolder(str(folder), resume=True)
+        except FinishedError:
+            ends.append("finished")
+            assert wanted <= {file.name for file in Path(folder).iterdir()}
+            assert json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8")) == {"score": 0.2}
+        else:
+            ends.append("resumed")
+            assert RunFolder(str(folder), resume=True).newest().step == 4
+        moment += 3  # each change of a file would take seconds
+    assert ends == sorted(ends, reverse=True)
+    assert ends.count("resumed") > 3
 
 
 def test_on_a_full_disk_the_old_model_stays_and_the_run_can_be_resumed(out, model):

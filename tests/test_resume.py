@@ -64,6 +64,11 @@ def killed_after(finished: Path, step: int, folder: Path) -> Path:
 VARIANTS = {
     "mixed": {},
     "early stopping by task": {"early_stopping": "per_task", "early_stopping_patience": 1},
+    "early stopping of the run": {
+        "early_stopping": "overall",
+        "early_stopping_threshold": 0.9,
+        "logging_steps": 500,
+    },
     "best weights between checkpoints": {"save_steps": 4, "eval_steps": 1, "dataloader_num_workers": 1},
 }
 
@@ -186,6 +191,12 @@ def test_a_step_whose_loss_is_no_number_can_be_left_out(tmp_path):
     logged = {line["step"]: line for line in trainer.history if "loss" in line}
     assert "steps_not_finite" not in logged[4]
     assert logged[6]["steps_not_finite"] == logged[16]["steps_not_finite"] == 1
+
+
+def test_a_trainer_trains_once(tmp_path):
+    trainer = train(make_run(tmp_path, save_strategy="no", save_steps=None, max_steps=1))
+    with pytest.raises(UserError, match="has trained already; make a new one with from_config.*resume=True"):
+        trainer.train()
 
 
 def test_what_differs_from_the_checkpoint_is_said_and_refused(finished, tmp_path):

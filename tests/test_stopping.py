@@ -1,6 +1,5 @@
 """Signals that ask a run to stop are noticed, told once, and handed back."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def test_a_signal_is_noticed_and_told_once(before, number):
         signal.raise_signal(number)
         signal.raise_signal(signal.SIGTERM)
         assert signals.received == number
-    assert said == ["stopping after this step, with a checkpoint; Ctrl-C once more stops at once"]
+    assert said == ["stopping after this step, with a checkpoint; Ctrl-C once more stops at once\n"]
     assert before == []
 
 
@@ -112,53 +111,32 @@ def test_outside_the_main_thread_signals_are_left_alone(before):
     assert before == [signal.SIGTERM]
 
 
-def test_a_forked_worker_that_is_sent_the_same_ctrl_c_says_nothing_and_goes_on(clock):
-    said: list[str] = []
-    with StopSignals(said.append):
-        child = os.fork()
-        if not child:
-            try:
-                signal.raise_signal(signal.SIGINT)
-                clock[0] += 5
-                signal.raise_signal(signal.SIGINT)
-                os._exit(len(said))
-            finally:
-                os._exit(9)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        signal.raise_signal(signal.SIGINT)
-    assert len(said) == 1
-
-
 PROGRAM = """
 import sys, time
-from hf_mtl.training.stopping import StopSignals
+from hf_mtl.training.stopping import StopSignals, to_stderr
 
-def say(line):
-    sys.stdout.write(line + "\\n")
-    sys.stdout.flush()
-
-with StopSignals(say) as signals:
-    say("ready")
+with StopSignals(to_stderr) as signals:
+    to_stderr("ready\\n")
     while signals.received is None:
         time.sleep(0.01)
     sys.stdin.readline()  # the step under way is finished
-say(f"saved after signal {signals.received}")
+sys.stdout.write(f"saved after signal {signals.received}\\n")
+sys.stdout.flush()
 time.sleep(60)
 """
 
 
+def start() -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-c", PROGRAM], subprocess.PIPE
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
 def test_a_process_that_is_asked_to_stop_finishes_its_step_and_dies_of_the_next_signal_after_that():
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        cwd=Path(__file__).parents[1],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start() as process:
         try:
-            assert process.stdout.readline() == "ready\n"
+            assert process.stderr.readline() == "ready\n"
             process.send_signal(signal.SIGTERM)
-            assert process.stdout.readline().startswith("stopping after this step")
+            assert process.stderr.readline().startswith("stopping after this step")
             process.send_signal(signal.SIGTERM)
             assert process.poll() is None
             process.stdin.write("\n")
@@ -166,5 +144,18 @@ def test_a_process_that_is_asked_to_stop_finishes_its_step_and_dies_of_the_next_
             assert process.stdout.readline() == "saved after signal 15\n"
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == -signal.SIGTERM
+        finally:
+            process.kill()
+
+
+def test_it_finishes_its_step_also_when_nobody_reads_what_it_says():
+    with start() as process:
+        try:
+            assert process.stderr.readline() == "ready\n"
+            process.stderr.close()
+            process.send_signal(signal.SIGTERM)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "saved after signal 15\n"
         finally:
             process.kill()

@@ -27,7 +27,7 @@ class Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.3))
-        self.heads = nn.ModuleDict({name: nn.Linear(5, 2) for name in ("early", LATE, NEVER)})
+        self.heads = nn.ModuleDict({name: nn.Linear(5, 2) for name in (NEVER, LATE, "early")})
 
     def forward(self, inputs: Tensor, names: list[str]) -> Tensor:
         states = self.stem(inputs)

@@ -81,19 +81,21 @@ class EpochPlan:
     def __iter__(self) -> Iterator[Step]:
         return (self[index] for index in range(len(self)))
 
-    def largest(self, lengths: Sequence[Integers], size: int) -> int:
-        """The step with the largest padded piece of at most `size` sequences; its first piece is that one.
+    def largest(self, lengths: Sequence[Integers], per_device: int, processes: int) -> int:
+        """The step with the largest padded micro-batch of a process; it is of the step's first piece.
 
         Args:
             lengths: as for `plan`.
-            size: sequences of a piece, on all processes.
+            per_device: the most sequences of a micro-batch.
+            processes: how many processes there are.
         """
         pieces = np.zeros(len(self.places), dtype=np.int64)
         for place, known in enumerate(lengths):
             own = self.places == place
             pieces[own] = np.asarray(known)[self.sequences[own]]
         widths = np.maximum.reduceat(pieces, self.bounds[:-1])
-        return int(np.argmax(widths * np.minimum(np.diff(self.bounds), size)))
+        counts = np.minimum(np.diff(self.bounds), per_device * processes)
+        return int(np.argmax(widths * -(-counts // processes)))
 
 
 def plan(

@@ -1,5 +1,6 @@
 """What one process reads of an epoch: for each step, the list of its micro-batches."""
 
+import signal
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -110,7 +111,14 @@ def step_loader(
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         generator=generator or torch.Generator(),
+        worker_init_fn=_ignore_stops if num_workers else None,
     )
+
+
+def _ignore_stops(_: int) -> None:
+    """A worker goes on until the training process, asked to stop by the same signal, has finished its step."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 def _as_it_is(batches: list[Batch]) -> list[Batch]:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,9 @@ class Checkpoints:
             return
         for old in self.all()[: -self.limit]:
             if old.step != keep:
-                _remove(old.path)
+                # One that cannot be removed now is tried again after the next save.
+                with suppress(OSError):
+                    _remove(old.path)
 
     def clear(self) -> None:
         """Removes all of them."""

@@ -107,10 +107,11 @@ class Course:
                     break
 
     def largest_micro_batch(self, position: Position, per_device: int) -> Batch:
-        """The largest one of an epoch, the same on every process."""
+        """At least as large as any that a process reads in an epoch, and the same on every process."""
         epoch_plan, processes = self.epoch_plan(position), self.accelerator.num_processes
-        index = epoch_plan.largest(self.lengths, per_device * processes)
-        return RankSteps(epoch_plan, self.sources, self.collator, 0, processes, per_device)[index][0]
+        index = epoch_plan.largest(self.lengths, per_device, processes)
+        most = -(-min(len(epoch_plan[index]), per_device * processes) // processes)
+        return RankSteps(epoch_plan, self.sources, self.collator, 0, 1, most)[index][0]
 
     def _units(self, active: Collection[str]) -> tuple[Unit, ...]:
         return units(self.items, active, self.config.sampling.batch)

@@ -1,6 +1,6 @@
 """Early stopping: of the whole run, or task by task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hf_mtl.config_keys import TrainingConfig
@@ -45,12 +45,16 @@ class EarlyStopping:
         """The tasks that are trained."""
         return tuple(task for task in self.tasks if task not in self.paused)
 
-    def update(self, score: float | None, task_scores: Mapping[str, float]) -> list[str]:
+    def update(
+        self, score: float | None, task_scores: Mapping[str, float], planned: Collection[str] | None = None
+    ) -> list[str]:
         """Takes in an evaluation; gives lines that tell what changed.
 
         Args:
             score: over all tasks; None without validation.
             task_scores: each task's own metric; tasks without validation are not in it.
+            planned: the tasks that the epoch draws for; one that has rejoined waits for the next epoch, and is not
+                judged before. None for all.
         """
         if self.mode == "overall" and score is not None:
             self._count(OVERALL, score)
@@ -58,11 +62,11 @@ class EarlyStopping:
         said = []
         for task, reached in task_scores.items() if self.mode == "per_task" else ():
             if task not in self.paused:
-                if self._count(task, reached) >= self.patience:
+                if (planned is None or task in planned) and self._count(task, reached) >= self.patience:
                     self.paused[task] = reached
                     said.append(f"{task} is paused at {reached:.4f}: no gain in {self.patience} evaluations")
             elif reached < self.paused[task] - self.threshold:
-                said.append(f"{task} rejoins: {reached:.4f}, after {self.paused.pop(task):.4f}")
+                said.append(f"{task} rejoins with the next epoch: {reached:.4f}, after {self.paused.pop(task):.4f}")
                 self.best[task], self.waited[task] = reached, 0
         if self.mode == "per_task" and self.ended:
             said.append("every task is paused: training ends")

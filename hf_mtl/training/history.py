@@ -1,5 +1,6 @@
 """`history.jsonl`: an object per logging step and one per evaluation."""
 
+import errno
 import json
 import os
 import time
@@ -22,7 +23,7 @@ class StepLog:
     def __init__(self, loss_weights: dict[str, float]) -> None:
         self.loss_weights = loss_weights
         self.rows_seen: Counter[str] = Counter(dict.fromkeys(loss_weights, 0))
-        self.not_finite = 0
+        self.not_finite, self.learning_rate = 0, 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -30,10 +31,11 @@ class StepLog:
         self.task_loss: dict[str, list[float]] = {task: [] for task in self.loss_weights}
         self.grad_norm = 0.0
 
-    def add(self, result: StepResult, seconds: float) -> None:
+    def add(self, result: StepResult, seconds: float, learning_rate: float) -> None:
         """Counts a step in; one that changed no weight, for want of rows or of a finite loss, adds its time alone."""
         counts = result.counts
         self.seconds += seconds
+        self.learning_rate = learning_rate
         self.not_finite += not result.finite
         if not counts.rows or not result.finite:
             return
@@ -47,7 +49,7 @@ class StepLog:
                 self.task_loss[task].append(loss_sum / counts.items[task])
                 self.loss += counts.share(task, self.loss_weights[task]) * loss_sum
 
-    def entry(self, step: int, epoch: float, learning_rate: float) -> dict[str, Any]:
+    def entry(self, step: int, epoch: float) -> dict[str, Any]:
         """The object of a logging step: means since the last one; the sums start anew."""
         seconds = max(self.seconds, 1e-9)
         entry = {
@@ -56,7 +58,7 @@ class StepLog:
             "loss": self.loss / max(self.steps, 1),
             "task_loss": {task: sum(losses) / len(losses) for task, losses in self.task_loss.items() if losses},
             "rows_seen": dict(self.rows_seen),
-            "learning_rate": learning_rate,
+            "learning_rate": self.learning_rate,
             "grad_norm": self.grad_norm,
             "rows_per_second": round(self.rows / seconds, 2),
             "tokens_per_second": round(self.tokens / seconds, 2),
@@ -101,12 +103,19 @@ class History:
         self.entries.append(entry)
         if self._file is None:
             return
+        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         try:
-            self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(
                 f"{self._file.name} could not be written ({error.strerror}); make room there, then go on with --resume"
             ) from error
+
+    def to_disk(self) -> None:
+        """Makes what was written so far outlast the machine: a checkpoint counts on it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     @property
     def size(self) -> int:

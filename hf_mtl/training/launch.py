@@ -7,15 +7,17 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_bf16_available
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, is_bf16_available
 
 from hf_mtl.config_keys import RunConfig
-from hf_mtl.errors import FinishedError, UserError
+from hf_mtl.errors import FinishedError, StoppedError, UserError
 from hf_mtl.training.trackers import check_trackers, tracking_arguments
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for the first one, which reads all rows before the others do."""
 
+UNTRIED = {DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA}
+"""Ways of spreading a model that keep weights, gradients or optimizer where checkpoints would not find them."""
 Result = TypeVar("Result")
 
 
@@ -55,6 +57,12 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         raise UserError(
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set; unset it and write training.gradient_accumulation_steps"
         )
+    kind = accelerator.distributed_type
+    if kind in UNTRIED or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
+        raise UserError(
+            f"accelerate is configured for {kind.value}; train with plain processes or FSDP2 (fsdp_version: 2 in "
+            "accelerate config)"
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
         raise UserError(
@@ -67,25 +75,47 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 def on_first_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:
     """Runs `action` on the first process while the others wait; gives its result there, None elsewhere.
 
+    No process is left waiting for one that has gone: where `action` fails, all of them do.
+
     Raises:
-        UserError: on every process, if `action` raised one: no process is left waiting for one that has gone.
+        UserError: on every process, if `action` raised one.
+        StoppedError: on the other processes, if `action` failed in another way.
     """
     if accelerator.num_processes == 1:
         return action()
     result: Result | None = None
-    error: UserError | None = None
+    failed: Exception | None = None
     if accelerator.is_main_process:
         try:
             result = action()
-        except UserError as raised:
-            error = raised
-    told: list[Any] = [error and (isinstance(error, FinishedError), str(error))]
+        except Exception as error:
+            failed = error
+    kinds = (FinishedError, UserError)
+    told: list[Any] = [failed and ([isinstance(failed, kind) for kind in kinds], str(failed))]
     broadcast_object_list(told)
-    if error is not None:
-        raise error
+    if failed is not None:
+        raise failed
     if told[0] is not None:
-        finished, message = told[0]
-        elsewhere = FinishedError(message) if finished else UserError(message)
+        (finished, users), message = told[0]
+        kind = FinishedError if finished else UserError
+        elsewhere = kind(message) if users else StoppedError(f"the first process failed: {message}", 1)
         elsewhere.told = True
         raise elsewhere
     return result
+
+
+def refuse_unequal(accelerator: Accelerator, value: Any, what: str) -> None:
+    """Compares what the processes have; all of them must call it.
+
+    Raises:
+        UserError: on every process, if one has something else than the first.
+    """
+    if accelerator.num_processes == 1:
+        return
+    first = [value]
+    broadcast_object_list(first)
+    equal = torch.tensor(int(first[0] == value), device=accelerator.device)
+    if int(accelerator.reduce(equal, reduction="sum")) < accelerator.num_processes:
+        error = UserError(f"the processes do not all have {what}")
+        error.told = not accelerator.is_main_process
+        raise error

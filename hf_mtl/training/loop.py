@@ -92,12 +92,12 @@ class TrainingLoop:
         except torch.OutOfMemoryError as error:
             raise StoppedError(self._out_of_memory(error), 1) from error
         if self.state.log.steps:
-            self._log(self._learning_rate())
+            self._log()
         if self.config.training.save_strategy != "no":
             self._save()
 
     def _step(self, position: Position, batches: list[Batch]) -> None:
-        training, rate, generators = self.config.training, self._learning_rate(), Generators.now()
+        training, rate, generators = self.config.training, float(self.schedule.get_last_lr()[0]), Generators.now()
         loss_weights, stop = self.state.log.loss_weights, self.signals.received is not None
         result = train_step(
             self.model, batches, self.optimizer, self.accelerator, loss_weights, training.max_grad_norm, stop
@@ -107,10 +107,10 @@ class TrainingLoop:
         self.schedule.step()
         self.state.position = position
         seconds = self.watch.lap()
-        self.state.log.add(result, seconds)
+        self.state.log.add(result, seconds, rate)
         self.progress.step(result, seconds)
         if position.is_last(training) or position.step % training.logging_steps == 0:
-            self._log(rate)
+            self._log()
         if result.counts.stops or self.accelerator.num_processes == 1:
             self._stop_if_asked()
         self._between_steps()
@@ -132,9 +132,9 @@ class TrainingLoop:
             self._save()
         self.watch.restart()
 
-    def _log(self, rate: float) -> None:
+    def _log(self) -> None:
         position = self.state.position
-        entry = self.state.log.entry(position.step, float(position.epochs), rate)
+        entry = self.state.log.entry(position.step, float(position.epochs))
         self.history.write(entry)
         self.trackers.training(entry)
         self.progress.logged(entry)
@@ -159,14 +159,11 @@ class TrainingLoop:
             weights = {name: tensor.clone() for name, tensor in model_tensors(self.keeper.model).items()}
             self.state.best = Best(reached, position.step, found.metrics, weights)
         task_scores = {task: values[self.choices[task]] for task, values in found.metrics.items()}
-        for line in self.state.stopping.update(found.score, task_scores):
+        for line in self.state.stopping.update(found.score, task_scores, position.active):
             self.progress.say(line)
 
     def _save(self) -> None:
         self.keeper.save(self.state, self.history)
-
-    def _learning_rate(self) -> float:
-        return float(self.schedule.get_last_lr()[0])
 
     def _not_finite(self, result: StepResult, step: int, generators: Generators) -> None:
         """Goes on where that is allowed: a scaled gradient (fp16) that is too large is left out and scaled anew."""
@@ -184,7 +181,9 @@ class TrainingLoop:
                 f". The state after step {self.state.position.step} is in {self.keeper.checkpoints.folder}; "
                 "--resume --set training.on_nonfinite=skip leaves such steps out"
             )
-        raise UserError(f"{why}{saved}. Or start anew with a lower learning_rate, more warmup_steps, or without fp16")
+        error = UserError(f"{why}{saved}. Or start anew with a lower learning_rate, more warmup_steps, or without fp16")
+        error.told = not self.accelerator.is_main_process
+        raise error
 
     def _stop_if_asked(self) -> None:
         """Saves and stops if a process was asked to. All processes must call it."""
@@ -195,7 +194,7 @@ class TrainingLoop:
         step, number = self.state.position.step, self.signals.received or signal.SIGTERM
         raise StoppedError(
             f"stopped after step {step} of {self.course.total_steps}, saved in {self.keeper.checkpoints.folder}; "
-            "the same command with --resume goes on from there",
+            "the same command with --resume (in Python: resume=True) goes on from there",
             128 + number,
             told=not self.accelerator.is_main_process,
         )

@@ -22,8 +22,8 @@ from hf_mtl.training.checkpoint import Checkpoint, Checkpoints
 
 RESULTS = ("config.json", "model.safetensors", "metrics.json")
 """Files that only a finished run has."""
-UNFINISHED = ".unfinished"
-"""Locked by the process that trains; what a killed run leaves behind shows that it did not come to its end."""
+UNFINISHED, LOCK = ".unfinished", ".lock"
+"""A run's folder has the first until the run has come to its end, and the second is locked while it lives."""
 SAVING = ".saving-"
 WAIT = 6.0
 """Seconds until a lock counts as another run's: worker processes of a killed run hold it until they notice, 5 s."""
@@ -48,24 +48,27 @@ class RunFolder:
     ) -> None:
         if overwrite and resume:
             raise UserError("--overwrite starts anew and --resume goes on: give one of them")
-        self.path, self.resume = Path(path), resume
+        self.path, self.overwrite, self.resume = Path(path), overwrite, resume
         self.checkpoints = Checkpoints(self.path / "checkpoints", save_total_limit)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"training.output_dir: {path} is a file; name a folder")
+        self._lock = FileLock(self.path / LOCK)
+        self._refuse_what_it_holds()
+
+    def _refuse_what_it_holds(self) -> None:
         held = [name for name in RESULTS if (self.path / name).exists()]
         unfinished = (self.path / UNFINISHED).exists()
-        if resume and len(held) == len(RESULTS) and not unfinished:
-            raise FinishedError(f"the run in {path} is finished: nothing is left to do")
+        if self.resume and len(held) == len(RESULTS) and not unfinished:
+            raise FinishedError(f"the run in {self.path} is finished: nothing is left to do")
         newest = self.checkpoints.newest()
-        if not (overwrite or resume) and (held or newest):
+        if not (self.overwrite or self.resume) and (held or newest):
             stopped = f"stopped after step {newest.step}" if newest and (unfinished or not held) else ""
             found = stopped or ", ".join(held)
             go_on = "--resume to go on with it, " if stopped else ""
             raise UserError(
-                f"training.output_dir: {path} holds a run already ({found}); "
+                f"training.output_dir: {self.path} holds a run already ({found}); "
                 f"give {go_on}--overwrite to replace it, or name another folder"
             )
-        self._lock = FileLock(self.path / UNFINISHED)
 
     def newest(self) -> Checkpoint | None:
         """The checkpoint from which the run goes on; None where it starts anew."""
@@ -75,11 +78,13 @@ class RunFolder:
         """Makes and locks the folder, for the process that writes. Old results stay until the new ones are saved.
 
         Raises:
-            UserError: if it cannot be written to, or another run that lives is writing to it.
+            UserError: if it cannot be written to, another run that lives is writing to it, or one has meanwhile.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=WAIT)
+            self._refuse_what_it_holds()
+            (self.path / UNFINISHED).touch()
             for left_over in self.path.glob(f"{SAVING}*"):
                 shutil.rmtree(left_over, ignore_errors=True)
             self.checkpoints.clean()
@@ -90,13 +95,18 @@ class RunFolder:
             raise UserError(
                 f"training.output_dir: another run is writing to {self.path}; wait for its end or name another folder"
             ) from None
+        except UserError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise UserError(f"training.output_dir: {self.path} cannot be written to ({error.strerror})") from error
 
     def close(self) -> None:
         """Gives the lock back."""
-        self._lock.release()
+        if self._lock.is_locked:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.release()
 
     def save(
         self,

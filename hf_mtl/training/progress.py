@@ -1,5 +1,7 @@
 """What a person sees of a run: a bar with rows/s, time left and each task's loss, and a table at the end."""
 
+import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +14,15 @@ from hf_mtl.training.step import StepResult
 
 SHOWN_PART = 0.1
 """The share of the newest step in the shown running means."""
+
+
+class RunConsole(Console):
+    """A console whose reader may go away (`| head`, `| tee` on Ctrl-C) without ending the run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # Python flushes standard output once more when it ends, and would end with an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class TrainingProgress:
@@ -62,7 +73,8 @@ class TrainingProgress:
         if self.console.is_terminal:
             return
         losses = "  ".join(f"{task} {loss:.3f}" for task, loss in entry["task_loss"].items())
-        seconds = (time.perf_counter() - self.started) / (entry["step"] - self.done)
+        # A run that is resumed behind its last step may have a line to log, and no step to time.
+        seconds = (time.perf_counter() - self.started) / max(entry["step"] - self.done, 1)
         left = seconds * (self.steps - entry["step"])
         self.say(
             f"step {entry['step']}/{self.steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {losses}  "

@@ -112,6 +112,7 @@ class Keeper:
             "history_bytes": history.size,
         }
         best = state.best.step if state.best is not None else None
+        history.to_disk()
         made = on_first_process(
             self.accelerator, lambda: self.checkpoints.save(state.position.step, tensors, values, keep=best)
         )
@@ -121,7 +122,7 @@ class Keeper:
 
     def _best_tensors(self, best: Best, position: Position) -> Mapping[str, Tensor] | Path:
         """Their file, where they are written already or right beside, else themselves."""
-        if self.best_file is not None and self.best_file[0] == best.step:
+        if self.best_file is not None and self.best_file[0] == best.step and self.best_file[1].exists():
             return self.best_file[1]
         return Path("model.safetensors") if best.step == position.step else best.weights
 

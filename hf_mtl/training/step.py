@@ -75,9 +75,12 @@ def train_step(
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf"))
     total = accelerator.reduce(sums, reduction="sum") if accelerator.num_processes > 1 else sums
     result = StepResult(counts, dict(zip(inner.tasks, total.tolist(), strict=True)), float(norm))
-    # With a scaler (fp16) the optimizer itself leaves such a step out, and must be told of it to lower the scale.
-    if result.finite or accelerator.scaler is not None:
+    scaler = accelerator.scaler
+    if result.finite or (scaler is not None and not result.not_finite):
+        # With a scaler (fp16) the optimizer itself leaves out a step whose gradient is too large, and lowers the scale.
         optimizer.step()
+    elif scaler is not None:
+        scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return result
 

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -19,13 +20,13 @@ class StopSignals:
     A signal that is ignored stays so (nohup), and only the main thread can notice any.
 
     Args:
-        say: told, once, that the run is about to stop.
+        say: told, once, that the run is about to stop; called in a signal handler, so it must not wait for a lock.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.received: int | None = None
-        self._first, self._process = 0.0, os.getpid()
+        self._first = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -41,11 +42,14 @@ class StopSignals:
         self._before = {}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A worker of the data loader, which goes on until this process, asked by the same key press, ends it.
-            return
         if self.received is None:
             self.received, self._first = number, time.monotonic()
-            self.say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once")
+            self.say("stopping after this step, with a checkpoint; Ctrl-C once more stops at once\n")
         elif number == signal.SIGINT and time.monotonic() - self._first > SAME_KEY_PRESS:
             raise KeyboardInterrupt
+
+
+def to_stderr(line: str) -> None:
+    """Writes to standard error, past all buffers and locks; a reader that has gone is no error."""
+    with suppress(OSError):
+        os.write(2, line.encode())

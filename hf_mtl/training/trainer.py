@@ -26,14 +26,14 @@ from hf_mtl.training.course import Course
 from hf_mtl.training.early_stopping import EarlyStopping
 from hf_mtl.training.history import History, StepLog
 from hf_mtl.training.identity import identity, refuse_another
-from hf_mtl.training.launch import make_accelerator, on_first_process
+from hf_mtl.training.launch import make_accelerator, on_first_process, refuse_unequal
 from hf_mtl.training.loop import TrainingLoop, Validation
 from hf_mtl.training.optimization import freeze, make_optimizer, make_schedule
 from hf_mtl.training.output import RunFolder
-from hf_mtl.training.progress import TrainingProgress, results_table
+from hf_mtl.training.progress import RunConsole, TrainingProgress, results_table
 from hf_mtl.training.rehearsal import fitting_size, rehearse
 from hf_mtl.training.state import Best, Keeper, RunState
-from hf_mtl.training.stopping import StopSignals
+from hf_mtl.training.stopping import StopSignals, to_stderr
 from hf_mtl.training.tensors import load_model, model_tensors
 from hf_mtl.training.trackers import Trackers
 
@@ -68,11 +68,12 @@ class MultiTaskTrainer:
         self.model, self.tokenizer = model, tokenizer
         self.prepared, self.folder = prepared, folder
         self.accelerator = accelerator or make_accelerator(config)
-        self.console = console or Console(quiet=not self.accelerator.is_main_process)
+        self.console = console or RunConsole(quiet=not self.accelerator.is_main_process)
         self.collator = Collator.for_tasks(tokenizer, model.tasks, self.accelerator.device)
         self.course = Course(config, prepared.split("train"), self.collator, self.accelerator)
         self.loss_weights = {task: config.tasks[task].loss_weight for task in model.tasks}
         self.choices = metric_choices(model.tasks, config.tasks)
+        self._started = False
         self.metrics: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
 
@@ -101,7 +102,7 @@ class MultiTaskTrainer:
         """
         config = config if isinstance(config, RunConfig) else load_config(config)
         accelerator = make_accelerator(config)
-        console = console or Console(quiet=not accelerator.is_main_process)
+        console = console or RunConsole(quiet=not accelerator.is_main_process)
         training = config.training
         here = partial(RunFolder, training.output_dir, training.save_total_limit, overwrite=overwrite, resume=resume)
         folder = on_first_process(accelerator, here) or here()
@@ -127,6 +128,12 @@ class MultiTaskTrainer:
             StoppedError: if the run was asked to stop, or ran out of memory; it can be resumed.
             UserError: if the loss is no longer a number, or the run cannot be written.
         """
+        if self._started:
+            raise UserError(
+                "this trainer has trained already; make a new one with from_config(…, resume=True) to go on, or with "
+                "overwrite=True to start anew"
+            )
+        self._started = True
         on_first_process(self.accelerator, self.folder.open)
         try:
             best = self._run()
@@ -140,6 +147,9 @@ class MultiTaskTrainer:
     def _run(self) -> Best | None:
         """All steps that are left; gives the best evaluation."""
         checkpoint, stamp = self.folder.newest(), identity(self.config, self.prepared)
+        step = checkpoint.step if checkpoint else 0
+        refuse_unequal(self.accelerator, step, "the same checkpoint; give them an output_dir that all of them see")
+        refuse_unequal(self.accelerator, stamp["data"], "the same rows; make them alike, a random split with a seed")
         if checkpoint is not None:
             on_first_process(self.accelerator, partial(refuse_another, checkpoint, stamp))
             self.course.step_size = checkpoint.state["step_size"]
@@ -154,7 +164,7 @@ class MultiTaskTrainer:
         )
         self._make_room(model, state)
         # Each process draws its own dropout.
-        set_seed(self.training.seed + (checkpoint.step if checkpoint else 0), device_specific=True)
+        set_seed(self.training.seed + step, device_specific=True)
         kept = keeper.restore(checkpoint, state) if checkpoint else 0
         main = self.accelerator.is_main_process
         history = History(self.folder.path / "history.jsonl" if main else None, kept)
@@ -164,7 +174,7 @@ class MultiTaskTrainer:
             progress.say(f"going on after step {state.position.step} of {self.course.total_steps}")
         trackers.start(self.config, state.position.step)
         try:
-            with progress, StopSignals(progress.say) as signals:
+            with progress, StopSignals(to_stderr if main else lambda _: None) as signals:
                 TrainingLoop(
                     self.config, model, optimizer, schedule, self.accelerator, self.course, keeper, state, history,
                     progress, trackers, signals, self._validate, self.choices,
