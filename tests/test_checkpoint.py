@@ -130,6 +130,7 @@ def kill_at(moment: int, folder: Path, save: Callable[[Path], None]) -> bool:
                 left -= 1
 
         try:
+            signal.alarm(120)  # a child that hangs fails the test
             sys.addaudithook(count)
             save(folder)
             os._exit(0)

@@ -65,13 +65,13 @@ def contents(out: str) -> dict[str, bytes]:
 
 
 @contextmanager
-def elsewhere(action: Callable[[], Any]) -> Iterator[Any]:
-    """Another process that does something, and then lives with what came of it until it is killed."""
+def elsewhere(action: Callable[[], Any]) -> Iterator[tuple[Any, str]]:
+    """Another process that does something and lives with what came of it until it is killed, and how that looks."""
     here, there = FORK.Pipe()
 
     def work() -> None:
         kept = action()
-        there.send("done")
+        there.send(str(kept))
         there.recv()
         del kept
 
@@ -79,8 +79,7 @@ def elsewhere(action: Callable[[], Any]) -> Iterator[Any]:
     process.start()
     try:
         assert here.poll(60)
-        assert here.recv() == "done"
-        yield process
+        yield process, here.recv()
     finally:
         process.kill()
         process.join()
@@ -102,7 +101,7 @@ def test_a_folder_to_which_another_process_writes_is_refused_until_that_dies(out
         folder.open()
         return folder
 
-    with elsewhere(train) as process:
+    with elsewhere(train) as (process, _):
         mine = RunFolder(out, **options)
         (Path(out) / ".saving-abc").mkdir()
         with pytest.raises(UserError, match=rf"output_dir: another run is writing to {out}; wait for its end or name"):
@@ -120,21 +119,19 @@ def test_a_folder_to_which_another_process_writes_is_refused_until_that_dies(out
 def test_a_folder_stays_locked_until_it_is_closed(out):
     mine = RunFolder(out)
     mine.open()
-    answers: Any = FORK.Queue()
 
-    def ask() -> None:
+    def ask() -> str:
         try:
             RunFolder(out).open()
         except UserError as error:
-            answers.put(str(error))
-        else:
-            answers.put("opened")
+            return str(error)
+        return "opened"
 
-    with elsewhere(ask):
-        assert "another run is writing to" in answers.get(timeout=60)
+    with elsewhere(ask) as (_, answer):
+        assert "another run is writing to" in answer
     mine.close()
-    with elsewhere(ask):
-        assert answers.get(timeout=60) == "opened"
+    with elsewhere(ask) as (_, answer):
+        assert answer == "opened"
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -190,17 +190,18 @@ def test_where_not_one_sequence_fits_the_error_says_what_to_do(parts):
     assert len(said) == 2
 
 
-def test_the_optimizer_s_moments_have_their_room(parts):
-    """They are not there yet, and each of the two is as large as the weights."""
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_optimizer_s_moments_have_their_room(parts, frozen):
+    """They are not there yet, and each of the two is as large as the weights that are trained."""
     model, found = parts.model(), []
-    shape = first_weight(model).shape
+    shape = first_weight(model).requires_grad_(not frozen).shape
     model.encoder.register_forward_pre_hook(
         lambda *_: found.append(sum(type(one) is Tensor and one.shape == shape for one in gc.get_objects()))
     )
     rehearse(model, parts.collator([]), parts.accelerator)
     find(parts, model, 1, lambda _: None)
     rehearse(model, parts.collator([]), parts.accelerator)
-    assert [number - found[0] for number in found] == [0, 2, 0]
+    assert [number - found[0] for number in found] == [0, 0 if frozen else 2, 0]
 
 
 def test_another_error_is_not_taken_for_a_want_of_memory(parts):

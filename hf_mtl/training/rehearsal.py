@@ -79,7 +79,8 @@ def fitting_size(
 
 def _fits(model: nn.Module, batch: Batch, accelerator: Accelerator) -> bool:
     try:
-        moments = [torch.empty_like(weight) for weight in model.parameters() for _ in range(MOMENTS)]
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        moments = [torch.empty_like(weight) for weight in trained for _ in range(MOMENTS)]
         rehearse(model, batch, accelerator)
     except torch.OutOfMemoryError:
         return False
