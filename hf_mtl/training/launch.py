@@ -88,7 +88,7 @@ def on_first_process(accelerator: Accelerator, action: Callable[[], Result]) -> 
     if accelerator.is_main_process:
         try:
             result = action()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the others must not wait for this process
             failed = error
     kinds = (FinishedError, UserError)
     told: list[Any] = [failed and ([isinstance(failed, kind) for kind in kinds], str(failed))]
