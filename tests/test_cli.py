@@ -186,3 +186,25 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
         0,
         f"the run in {tmp_path / 'out'} is finished: nothing is left to do\n",
     )
+
+
+def test_a_signal_to_all_processes_of_a_run_whose_reader_has_gone_leaves_a_checkpoint(tmp_path):
+    """As `timeout` and schedulers send it, to loader workers too; and as Ctrl-C ends the `tee` behind a pipe."""
+    write_run(tmp_path, max_steps=100_000, eval_strategy="no", logging_steps=1, dataloader_num_workers=2)
+    command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        history = tmp_path / "out" / "history.jsonl"
+        for _ in range(600):
+            if history.exists() and history.stat().st_size:
+                break
+            time.sleep(0.2)
+        running.stdout.close()
+        os.killpg(running.pid, signal.SIGTERM)
+        errors = running.stderr.read()
+        assert running.wait(timeout=120) == 143, errors
+    assert "stopped after step" in errors
+    assert "Traceback" not in errors
+    (checkpoint,) = (tmp_path / "out" / "checkpoints").iterdir()
+    assert (checkpoint / "state.json").exists()
