@@ -152,7 +152,7 @@ def test_help_says_what_a_command_is_for(trained, hf_mtl, command):
 
 
 def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
-    write_run(tmp_path, max_steps=100_000, eval_strategy="no", logging_steps=1)
+    write_run(tmp_path, max_steps=100_000, eval_strategy="no", save_strategy="no", logging_steps=1)
     command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
     running = subprocess.Popen(
         command,
@@ -190,7 +190,9 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
 
 def test_a_signal_to_all_processes_of_a_run_whose_reader_has_gone_leaves_a_checkpoint(tmp_path):
     """As `timeout` and schedulers send it, to loader workers too; and as Ctrl-C ends the `tee` behind a pipe."""
-    write_run(tmp_path, max_steps=100_000, eval_strategy="no", logging_steps=1, dataloader_num_workers=2)
+    write_run(
+        tmp_path, max_steps=100_000, eval_strategy="no", save_strategy="no", logging_steps=1, dataloader_num_workers=2
+    )
     command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
