@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hf_mtl import sources
-from hf_mtl.config_checks import UNREAD, cross_problems, readable
+from hf_mtl.config_checks import cross_problems
 from hf_mtl.config_defaults import resolved_dataset, resolved_task
 from hf_mtl.config_keys import DatasetConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
+from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_messages import Problem, by_place, key_path, schema_problems
+from hf_mtl.config_section import UNREAD, Section, readable
 from hf_mtl.errors import ConfigError
 from hf_mtl.run_file import UnreadableFileError, apply_overrides, plain_values, read_run_file
 
@@ -57,11 +59,11 @@ def _problems(raw: dict[Any, Any], told: set[tuple[Any, ...]], *, in_file: bool)
     problems = [problem for problem in problems if problem[0] not in told]
     places = [place for place, _ in problems] + meant + list(told)
 
-    def part(section: type[BaseModel], values: Any, *prefix: Any) -> Any:
+    def part(section: type[Section], values: Any, *prefix: Any) -> Any:
         depth = len(prefix)
         return readable(section, values, [place[depth:] for place in places if place[:depth] == prefix != place])
 
-    def parts(section: type[BaseModel], resolve: Any, key: str) -> Any:
+    def parts(section: type[Section], resolve: Any, key: str) -> Any:
         values = raw.get(key)
         named = values.items() if isinstance(values, dict) else ()
         return {name: part(section, resolve(value), key, name) for name, value in named}
@@ -70,6 +72,7 @@ def _problems(raw: dict[Any, Any], told: set[tuple[Any, ...]], *, in_file: bool)
         datasets=parts(DatasetConfig, resolved_dataset, "datasets"),
         tasks=parts(TaskConfig, resolved_task, "tasks"),
         sampling=part(SamplingConfig, raw.get("sampling", {}), "sampling"),
+        lora=None if raw.get("lora") is None else part(LoraSection, raw["lora"], "lora"),
         training=part(TrainingConfig, raw["training"], "training") if "training" in raw else UNREAD,
     )
     return problems + list(cross_problems(run, raw, in_file=in_file))

@@ -1,20 +1,18 @@
 """Checks of a run that take more than one key. They run on whatever could be read, beside the errors of single keys.
 
-A value that could not be read is `UNREAD`, which is neither None nor equal to anything, so that no check speaks of a
-key as missing when it is there but bad.
+A value that could not be read is `UNREAD`; no check speaks of a key as missing when it is there but bad.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from hf_mtl.config_defaults import FILE_FORMATS, MULTI, SPLITS
 from hf_mtl.config_keys import DatasetConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
+from hf_mtl.config_lora import lora_problems
 from hf_mtl.config_messages import Place, Problem, listed, nearest, shown, use
+from hf_mtl.config_section import UNREAD
 
-UNREAD: Any = ...
 SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".txt": "text", ".conll": "conll", ".conllu": "conll",
@@ -54,23 +52,6 @@ MODULE_NAMES = frozenset({
 })  # fmt: skip
 """Attributes of `torch.nn.ModuleDict`, which cannot hold a module under these names; `smart_apply` is transformers'."""
 
-Section = TypeVar("Section", bound=BaseModel)
-
-
-def readable(section: type[Section], raw: Any, unread: Iterable[tuple[Any, ...]]) -> Section:
-    """The section with what could be read; `unread` places in it, and required keys that are missing, are UNREAD."""
-    if not isinstance(raw, Mapping):
-        return UNREAD
-    fields = section.model_fields
-    values: dict[str, Any] = {name: UNREAD for name, field in fields.items() if field.is_required()}
-    values |= {name: raw[name] for name in fields if name in raw}
-    for name, *inner in unread:
-        if inner and isinstance(values.get(name), Mapping):
-            values[name] = {**values[name], inner[0]: UNREAD}
-        elif name in fields:
-            values[name] = UNREAD
-    return section.model_construct(**values)
-
 
 def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> Iterator[Problem]:
     """What is wrong between keys.
@@ -96,6 +77,8 @@ def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> 
         yield from _at(("sampling",), _sampling_problems(run.sampling, datasets))
     if run.training is not UNREAD:
         yield from _at(("training",), _training_problems(run.training))
+    if run.lora not in (None, UNREAD):
+        yield from lora_problems(run.lora, len(tasks), UNREAD if run.training is UNREAD else run.training.freeze)
 
 
 def _at(prefix: tuple[Any, ...], problems: Iterable[Problem]) -> Iterator[Problem]:

@@ -2,25 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hf_mtl.config_defaults import resolved_dataset, resolved_task
+from hf_mtl.config_lora import LoraSection
+from hf_mtl.config_section import Count, NotNegative, Positive, Section, Share, Text
 
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Label = str | int | bool
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class CsvConfig(_Section):
+class CsvConfig(Section):
     """How csv files are written."""
 
     sep: str | None = None
@@ -57,7 +48,7 @@ class CsvConfig(_Section):
         return names
 
 
-class DatasetConfig(_Section):
+class DatasetConfig(Section):
     """Where rows come from; one data set may feed several tasks."""
 
     path: Text | None = None
@@ -89,7 +80,7 @@ class DatasetConfig(_Section):
         return resolved_dataset(raw)
 
 
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """One head: its labels, its part in the loss, its metrics."""
 
     task_type: Literal["text-classification", "token-classification"]
@@ -125,7 +116,7 @@ class TaskConfig(_Section):
         return resolved_task(raw)
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """Which rows make a step."""
 
     strategy: Literal["proportional", "round_robin", "temperature", "weights"] = "proportional"
@@ -140,7 +131,7 @@ class SamplingConfig(_Section):
     """How many steps are drawn together and sorted by length to save padding; 1 for none."""
 
 
-class SharingConfig(_Section):
+class SharingConfig(Section):
     """What the tasks share of the encoder."""
 
     private_layers: Annotated[int, Field(ge=0)] = 0
@@ -154,7 +145,7 @@ class SharingConfig(_Section):
         return number
 
 
-class LayersConfig(_Section):
+class LayersConfig(Section):
     """Some of the encoder's layers."""
 
     layers: str
@@ -179,7 +170,7 @@ class LayersConfig(_Section):
         return int(self.layers.split("-")[-1])
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """transformers' TrainingArguments, those that are honoured, with the same meaning."""
 
     output_dir: Text
@@ -258,7 +249,7 @@ class TrainingConfig(_Section):
     """The seed of heads, samples, splits and dropout."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run."""
 
     encoder: Text
@@ -273,17 +264,11 @@ class RunConfig(_Section):
     """What is learnt, by name."""
     sampling: SamplingConfig = SamplingConfig()
     """Which rows make a step."""
-    lora: None = None
-    """Adapters; not supported yet."""
+    lora: LoraSection | None = None
+    """Low-rank adapters in the encoder; null for none."""
     sharing: SharingConfig = SharingConfig()
     """What the tasks share of the encoder."""
     training: TrainingConfig
     """How to train, and where to write."""
     base_dir: Text | None = None
     """The folder where relative data paths start: the run file's if not given."""
-
-    @field_validator("lora", mode="before")
-    @classmethod
-    def _no_adapters_yet(cls, lora: Any) -> None:
-        if lora is not None:
-            raise ValueError("adapters are not supported yet; leave the key out")

@@ -146,7 +146,9 @@ def _message(place: tuple[Any, ...], entries: list[Any], model: type[BaseModel])
     kinds = [entry["type"] for entry in entries]
     value = first["input"]
     if kinds[0] in UNKNOWN:
-        return f"unknown key; {_other_key(key, _section(model, place), model)}"
+        section = _section(model, place)
+        why = getattr(section, "refused", {}).get(key)
+        return f"not a key here: {why}" if why else f"unknown key; {_other_key(key, section, model)}"
     if kinds[0] == "missing":
         words = _section(model, place).model_fields[key].description or "a key that every run has"
         return f"missing: {words[0].lower()}{words[1:].rstrip('.')}"

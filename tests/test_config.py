@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from hf_mtl.config import load_config
 from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig, TrainingConfig
+from hf_mtl.config_lora import LoraSection
 from hf_mtl.errors import ConfigError
 from hf_mtl.run_file import write_run_file
 from tests.run_dicts import GONE, RUN, changed, errors_of
@@ -64,10 +65,10 @@ def test_the_sample_run_is_read_with_its_values_and_defaults(tmp_path: Path) -> 
     assert config.base_dir == str(tmp_path)
 
 
-def test_the_config_imports_neither_torch_nor_datasets_nor_transformers() -> None:
+def test_the_config_imports_neither_torch_nor_datasets_nor_transformers_nor_peft() -> None:
     code = (
         "import sys; from hf_mtl.config import load_config; from hf_mtl.run_file import write_run_file; "
-        "print([name for name in ('torch', 'datasets', 'transformers') if name in sys.modules])"
+        "print([name for name in ('torch', 'datasets', 'transformers', 'peft') if name in sys.modules])"
     )
     root = Path(__file__).parents[1]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -163,7 +164,7 @@ def test_an_object_in_a_dict_is_refused() -> None:
         ({"tasks__topic__metrics": []}, "empty; at least one is needed"),
         ({"tasks__topic": None}, "null is not a mapping"),
         ({"datasets__reviews__data_files": 3}, "3 is not a mapping"),
-        ({"lora": {"r": 8}}, "adapters are not supported yet; leave the key out"),
+        ({"lora": "r: 8"}, "'r: 8' is not a mapping"),
         ({"sharing": {"private_layers": 2}}, "2 private layers are not supported yet; use 0"),
         ({"training__output_dir": GONE}, "missing: the folder that the run fills, relative to the working directory"),
         ({"tasks": {}}, "empty; at least one is needed"),
@@ -205,7 +206,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 def test_every_key_says_what_it_means() -> None:
-    sections: list[type[BaseModel]] = [RunConfig, DatasetConfig, TaskConfig, TrainingConfig]
+    sections: list[type[BaseModel]] = [RunConfig, DatasetConfig, TaskConfig, TrainingConfig, LoraSection]
     assert all(field.description for section in sections for field in section.model_fields.values())
 
 

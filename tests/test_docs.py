@@ -19,6 +19,7 @@ from hf_mtl.config_keys import (
     TaskConfig,
     TrainingConfig,
 )
+from hf_mtl.config_lora import LoraSection
 
 REPOSITORY = Path(__file__).parents[1]
 GUIDE = (REPOSITORY / "docs" / "guide.md").read_text(encoding="utf-8")
@@ -28,6 +29,7 @@ SECTIONS = {
     "### `datasets.NAME`": DatasetConfig,
     "### `tasks.NAME`": TaskConfig,
     "### `sampling`": SamplingConfig,
+    "### `lora`": LoraSection,
     "### `sharing`": SharingConfig,
     "### `training`": TrainingConfig,
     "### `datasets.NAME.csv`": CsvConfig,

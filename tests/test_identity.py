@@ -44,7 +44,7 @@ def make_run(folder: Path, **training: Any) -> dict[str, Any]:
 
 def stamp(run: dict[str, Any]) -> dict[str, Any]:
     config = load_config(run)
-    return identity(config, prepare(config, tiny_tokenizer()))
+    return identity(config, prepare(config, tiny_tokenizer()), "encoder")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -130,7 +130,7 @@ def test_absent_heads_lose_their_gradient_and_present_ones_keep_it(model):
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     counts = StepCounts(items={"topic": 1, "moods": 0, "score": 0, "slots": 1}, sequences={}, rows=1, tokens=1)
-    drop_absent_gradients(model.heads, counts)
+    drop_absent_gradients(model, counts)
     assert all(parameter.grad is None for parameter in model.heads["moods"].parameters())
     assert all(parameter.grad is not None for parameter in model.heads["topic"].parameters())
 

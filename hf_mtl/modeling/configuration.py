@@ -26,6 +26,8 @@ class MultiTaskConfig(PreTrainedConfig):
     Args:
         encoder_config: the config of the shared encoder, or its dict with `model_type`.
         tasks: a dict for each task, in order: the fields of `hf_mtl.tasks.spec.TaskSpec`.
+        lora: of a saved model with adapters: `adapters`, the name of each task's (or None), and `base`, the encoder
+            they stand on (None if it lies in the model's own folder).
         format_version: of the files; a higher one than this version of hf_mtl knows is refused.
 
     Raises:
@@ -37,6 +39,7 @@ class MultiTaskConfig(PreTrainedConfig):
 
     encoder_config: Any = None
     tasks: Sequence[Mapping[str, Any]] = ()
+    lora: Mapping[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -65,6 +68,8 @@ class MultiTaskConfig(PreTrainedConfig):
         entries = super().to_diff_dict()
         entries["format_version"] = self.format_version
         entries["tasks"] = [dict(task) for task in self.tasks]
+        if self.lora is None:
+            entries.pop("lora", None)
         if self.encoder_config is not None:
             entries["encoder_config"] = self.encoder_config.to_diff_dict()
             entries["encoder_config"].pop("transformers_version", None)

@@ -1,7 +1,7 @@
 """Stock task models out of a multi-task model, and back in: weights are copied bit for bit."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from hf_mtl.modeling.configuration import STOCK_KEY, bare
 from hf_mtl.modeling.heads import head_class, head_config
 from hf_mtl.modeling.loading import drop_pooler
+from hf_mtl.modeling.merging import merged_weights
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
@@ -22,8 +23,17 @@ FREE = {"initializer_factor", "initializer_range", "tie_word_embeddings", "use_c
 """Entries of a config that do not change a trained model's answers."""
 
 
-def stock_task_model(task: Task, encoder: PreTrainedModel, head: PreTrainedModel) -> PreTrainedModel:
-    """The stock model of a task, with copies of the encoder's and the head's weights, in evaluation mode."""
+def stock_task_model(
+    task: Task, encoder: PreTrainedModel, head: PreTrainedModel, adapters: Sequence[str] = ()
+) -> PreTrainedModel:
+    """The stock model of a task, with copies of the encoder's and the head's weights, in evaluation mode.
+
+    Args:
+        task: the task.
+        encoder: the shared one.
+        head: the task's.
+        adapters: those of the encoder that are merged into the copy.
+    """
     config = head_config(task, encoder.config)
     plain = task.stock_spec(task.name, config)
     kept = {key: value for key, value in task.spec.to_dict().items() if value != getattr(plain, key)}
@@ -32,9 +42,11 @@ def stock_task_model(task: Task, encoder: PreTrainedModel, head: PreTrainedModel
     with torch.device("meta"):
         model = task.auto_class.from_config(config, dtype=encoder.dtype)
     prefix = model.base_model_prefix
-    weights = {f"{prefix}.{name}": value for name, value in encoder.state_dict().items()} | head.state_dict()
+    weights = {
+        f"{prefix}.{name}": value for name, value in merged_weights(encoder, adapters).items()
+    } | head.state_dict()
     buffers = {f"{prefix}.{name}": value for name, value in encoder.named_buffers()}
-    return _fill(model, weights, buffers)
+    return fill(model, weights, buffers)
 
 
 def task_model_parts(
@@ -65,7 +77,7 @@ def task_model_parts(
     with torch.device("meta"):
         body = AutoModel.from_config(bare(shared.config), dtype=shared.dtype)
     drop_pooler(body)
-    _fill(body, _body_weights(shared), dict(shared.named_buffers()))
+    fill(body, _body_weights(shared), dict(shared.named_buffers()))
     tasks = [build_task(spec) for spec in specs.values()]
     heads = {task.name: _head(task, models[task.name], body.config, body.device) for task in tasks}
     for name, model in models.items():
@@ -106,7 +118,7 @@ def _head(
         head = head_class(type(model))(head_config(task, encoder_config)).to(model.dtype)
     body = {f"{model.base_model_prefix}.{name}" for name in _body_weights(_base(model))}
     weights = {name: value for name, value in model.state_dict().items() if name not in body}
-    return _fill(head, weights, {}).to(device)
+    return fill(head, weights, {}).to(device)
 
 
 def _check_fit(name: str, model: PreTrainedModel, encoder: PreTrainedModel) -> None:
@@ -136,8 +148,17 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name].to(one[name].device)) for name in one)
 
 
-def _fill(model: PreTrainedModel, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> PreTrainedModel:
-    """Give a model on the meta device copies of weights, all of them and no others; then evaluation mode."""
+def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> PreTrainedModel:
+    """Give a model on the meta device copies of weights, all of them and no others; then evaluation mode.
+
+    Args:
+        model: the model.
+        weights: all that its checkpoint would hold.
+        buffers: those that no checkpoint holds.
+
+    Raises:
+        RuntimeError: if weights are missing, left over or of another shape.
+    """
     model.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, strict=True, assign=True)
     # Buffers that no checkpoint holds: positions, rotary frequencies.
     for name in [name for name, buffer in model.named_buffers() if buffer.is_meta]:

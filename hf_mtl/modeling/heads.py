@@ -9,7 +9,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from hf_mtl.errors import UserError
+from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.tasks.task import Task
+from hf_mtl.tasks.types import TASK_TYPES, build_task
 
 
 class EncodedStates(nn.Module):
@@ -81,6 +83,22 @@ def check_name(task: str) -> None:
         raise UserError(f"{task!r} cannot name a task; use letters, digits and _, and begin with a letter")
     if hasattr(nn.ModuleDict(), task):
         raise UserError(f"{task!r} cannot name a task: torch's modules have an attribute of that name; choose another")
+
+
+def saved_tasks(config: MultiTaskConfig) -> dict[str, Task]:
+    """The tasks of a model's config, by name.
+
+    Raises:
+        UserError: for a name that cannot name a module, or an unknown task type.
+    """
+    tasks = {}
+    for entry in config.tasks:
+        check_name(entry["name"])
+        if entry["task_type"] not in TASK_TYPES:
+            known = ", ".join(TASK_TYPES)
+            raise UserError(f"task {entry['name']}: {entry['task_type']!r} is not a task type; use one of {known}")
+        tasks[entry["name"]] = build_task(entry)
+    return tasks
 
 
 def stock_class(task: Task, encoder_config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -31,6 +31,8 @@ OURS = {
     "output_attentions", "output_hidden_states", "problem_type", "return_dict", "transformers_version",
 }  # fmt: skip
 """Entries of an encoder's config that the model sets itself."""
+WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
+"""Keywords of `from_pretrained` that say where the files are."""
 
 
 def load_encoder_config(
@@ -157,6 +159,28 @@ def has_adapter(source: str, **where: Any) -> bool:
         where: `revision` and the like, as for `from_pretrained`.
     """
     return find_adapter_config_file(source, **where) is not None
+
+
+def refuse_misfit(source: str, info: Mapping[str, Any]) -> None:
+    """Refuses a saved model whose weights are not exactly those of its config.
+
+    Args:
+        source: its folder or id.
+        info: what transformers tells of loading it.
+
+    Raises:
+        UserError: if weights are missing, left over or of another shape.
+    """
+    wrong = {
+        "missing": sorted(info.get("missing_keys", ())),
+        "not part of the model": sorted(info.get("unexpected_keys", ())),
+        "of another shape": sorted(name for name, _, _ in info.get("mismatched_keys", ())),
+    }
+    found = [f"{kind}: {', '.join(names[:5])} ({len(names)})" for kind, names in wrong.items() if names]
+    if found:
+        raise UserError(
+            f"model {source}: the weights do not fit config.json; {'; '.join(found)}. Take the folder as it was saved"
+        )
 
 
 def drop_pooler(model: PreTrainedModel) -> None:

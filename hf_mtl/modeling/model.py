@@ -1,21 +1,28 @@
 """MultiTaskModel: one encoder, a stock head for each task."""
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
+from hf_mtl.modeling.adapted_folder import adapted_entries, read_adapted, saved_lanes, write_adapted
+from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, copy_rows_inside, lanes_of
+from hf_mtl.modeling.base import Base, fingerprint
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
-from hf_mtl.modeling.heads import check_name, new_head, stock_class
+from hf_mtl.modeling.fan_out import FanOut
+from hf_mtl.modeling.heads import check_name, new_head, saved_tasks, stock_class
+from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import (
     ADAPTER,
+    WHERE,
     drop_pooler,
     has_adapter,
     load_encoder,
@@ -23,24 +30,11 @@ from hf_mtl.modeling.loading import (
     load_head,
     own_memory,
     quiet,
+    refuse_misfit,
     why_not,
 )
+from hf_mtl.modeling.output import MultiTaskOutput
 from hf_mtl.tasks.task import Task
-from hf_mtl.tasks.types import TASK_TYPES, build_task
-
-
-@dataclass
-class MultiTaskOutput(ModelOutput):
-    """What a forward pass gives, by task.
-
-    `loss_sums` holds the sums of the items' losses (scalars) and `item_counts` their numbers, where labels were given;
-    `logits` are those of the stock heads, for the rows of each task.
-    """
-
-    loss_sums: dict[str, Tensor] | None = None
-    # Not `items`: that is a method of the dict every output is, and Accelerate's mixed precision calls it.
-    item_counts: dict[str, Tensor] | None = None
-    logits: dict[str, Tensor] | None = None
 
 
 class MultiTaskModel(PreTrainedModel):
@@ -61,11 +55,16 @@ class MultiTaskModel(PreTrainedModel):
         super().__init__(config)
         if config.encoder_config is None:
             raise UserError("not a multi-task model: config.json has no encoder_config; from_encoder makes a new model")
-        self.tasks: dict[str, Task] = _tasks(config)
+        self.tasks: dict[str, Task] = saved_tasks(config)
+        if config.lora is not None:
+            raise UserError("the config of a model with adapters does not hold them; read the folder: from_pretrained")
         self.encoder = AutoModel.from_config(config.encoder_config)
         drop_pooler(self.encoder)
         self.heads = nn.ModuleDict({name: new_head(task, config.encoder_config) for name, task in self.tasks.items()})
         self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
+        self.lanes = Lanes(dict.fromkeys(self.tasks, ""))
+        self.base: Base | None = None
+        self._copies_inside: FanOut | None = None
         self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
         # Stock classes name weights they do without; in a file of ours nothing may be missing.
@@ -78,6 +77,7 @@ class MultiTaskModel(PreTrainedModel):
         tasks: Sequence[Task],
         encoder_config: Mapping[str, Any] | None = None,
         revision: str | None = None,
+        lora: Mapping[str, Any] | None = None,
     ) -> Self:
         """A model for new tasks on a pretrained encoder, in float32 and in evaluation mode.
 
@@ -89,21 +89,42 @@ class MultiTaskModel(PreTrainedModel):
             tasks: the tasks, in order.
             encoder_config: overrides of the encoder's own config.
             revision: of a Hub repository.
+            lora: adapters, as in a run file; the encoder's own weights are then trained only if it says so.
 
         Raises:
-            UserError: if the encoder cannot be loaded or cannot carry the tasks.
+            UserError: if the encoder cannot be loaded or cannot carry the tasks or adapters.
         """
         config = load_encoder_config(encoder, encoder_config, revision)
         for task in tasks:
             check_name(task.name)
             stock_class(task, config)
-        base = load_encoder(encoder, config, revision)
-        heads = {task.name: load_head(encoder, task, base.config, revision) for task in tasks}
-        return cls._of_parts(base, heads, tasks)
+        body = load_encoder(encoder, config, revision)
+        heads = {task.name: load_head(encoder, task, body.config, revision) for task in tasks}
+        if lora is None:
+            return cls.of_parts(body, heads, tasks)
+        lanes = lanes_of(lora["scope"], [task.name for task in tasks])
+        base = None if lora["train_encoder"] else Base(encoder, revision, fingerprint(body))
+        add_adapters(body, lora, lanes)
+        return cls.of_parts(body, heads, tasks, lanes, base)
 
     @classmethod
-    def _of_parts(cls, encoder: PreTrainedModel, heads: Mapping[str, PreTrainedModel], tasks: Sequence[Task]) -> Self:
-        """A model around an encoder and heads that have their weights."""
+    def of_parts(
+        cls,
+        encoder: PreTrainedModel,
+        heads: Mapping[str, PreTrainedModel],
+        tasks: Sequence[Task],
+        lanes: Lanes | None = None,
+        base: Base | None = None,
+    ) -> Self:
+        """A model around an encoder and heads that have their weights.
+
+        Args:
+            encoder: the base model without its pooler, stock or with adapters.
+            heads: by task.
+            tasks: in order.
+            lanes: those that the encoder's adapted layers follow.
+            base: the published encoder below the adapters, if its weights are untouched.
+        """
         config = MultiTaskConfig(encoder_config=encoder.config, tasks=[task.spec.to_dict() for task in tasks])
         config.dtype = encoder.dtype
         config.architectures = [cls.__name__]
@@ -113,6 +134,9 @@ class MultiTaskModel(PreTrainedModel):
         for name, head in heads.items():
             model.heads[name] = head
         model.tasks = {task.name: task for task in tasks}
+        if lanes is not None:
+            model.lanes, model.base = lanes, base
+            model._copies_inside = copy_rows_inside(encoder, lanes)
         return model.eval()
 
     @classmethod
@@ -123,36 +147,65 @@ class MultiTaskModel(PreTrainedModel):
             UserError: if weights are missing, left over or of another shape: nothing is initialised anew in silence.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         source = str(pretrained_model_name_or_path)
+        where = {key: kwargs[key] for key in WHERE if key in kwargs}
         try:
-            where = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
             cached_file(source, "config.json", **where)
-            if has_adapter(source, **where):
+            if has_adapter(source, **{key: value for key, value in where.items() if key in ("revision", "token")}):
                 raise UserError(f"model {source}: {ADAPTER}")
-            with quiet():
-                model, info = super().from_pretrained(source, *model_args, **kwargs)
+            config = MultiTaskConfig.from_pretrained(source, **where)
+            if config.lora is not None:
+                model, info = cls._from_adapted(source, config, config.lora, where, kwargs), {}
+            else:
+                kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+                with quiet():
+                    model, info = super().from_pretrained(source, *model_args, **kwargs)
         except OSError as error:
             raise UserError(f"model {source}: {why_not(source, error)}") from error
-        wrong = {
-            "missing": sorted(info["missing_keys"]),
-            "not part of the model": sorted(info["unexpected_keys"]),
-            "of another shape": sorted(name for name, _, _ in info["mismatched_keys"]),
-        }
-        found = [f"{kind}: {', '.join(names[:5])} ({len(names)})" for kind, names in wrong.items() if names]
-        if found:
-            raise UserError(
-                f"model {source}: the weights do not fit config.json; {'; '.join(found)}. "
-                "Take the folder as it was saved"
-            )
+        refuse_misfit(source, info)
         own_memory(model)
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as every `save_pretrained` of transformers, with the tasks as they stand now."""
-        self.config.tasks = [task.spec.to_dict() for task in self.tasks.values()]
+    @classmethod
+    def _from_adapted(
+        cls,
+        source: str,
+        config: MultiTaskConfig,
+        lora: Mapping[str, Any],
+        where: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+    ) -> Self:
+        if attention := kwargs.get("attn_implementation"):
+            config.encoder_config._attn_implementation = attention
+        tasks = saved_tasks(config)
+        lanes, base = saved_lanes(lora, tasks)
         with quiet():
-            super().save_pretrained(save_directory, **kwargs)
+            encoder, heads = read_adapted(source, config, tasks, lanes, base, **where)
+        model = cls.of_parts(encoder, heads, list(tasks.values()), lanes, base)
+        dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or config.dtype
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        model.to(dtype or model.dtype)
+        model.config.dtype = model.dtype
+        model.config._name_or_path = source
+        return model
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save as every `save_pretrained` of transformers, with the tasks as they stand now.
+
+        With adapters: these, the heads, and the encoder only if it was trained too.
+        """
+        self.config.tasks = [task.spec.to_dict() for task in self.tasks.values()]
+        if not any(self.lanes.tasks.values()):
+            with quiet():
+                super().save_pretrained(save_directory, **kwargs)
+            return
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_adapted(folder, self.encoder, self.lanes, self.base, kwargs.get("state_dict") or self.state_dict())
+        saved = copy.deepcopy(self.config)
+        saved.lora = adapted_entries(self.lanes, self.base)
+        saved.save_pretrained(folder)
 
     def task_model(self, name: str) -> PreTrainedModel:
         """The stock model of a task, as its `AutoModelFor…` would load it: copies of the weights, evaluation mode.
@@ -162,7 +215,18 @@ class MultiTaskModel(PreTrainedModel):
         """
         if name not in self.tasks:
             raise UserError(f"there is no task {name!r}; the model has {', '.join(self.tasks) or 'none'}")
-        return stock_task_model(self.tasks[name], self.encoder, self.heads[name])
+        adapters = self.lanes.adapters[self.lanes.tasks[name]]
+        return stock_task_model(self.tasks[name], self.encoder, self.heads[name], adapters)
+
+    def own_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        """The weights that a task alone trains: its head, and the adapters that are its own."""
+        yield from self.heads[name].parameters()
+        others = {
+            adapter for task, lane in self.lanes.tasks.items() if task != name for adapter in self.lanes.adapters[lane]
+        }
+        for adapter in self.lanes.adapters[self.lanes.tasks[name]]:
+            if adapter not in others:
+                yield from adapter_parameters(self.encoder, adapter)
 
     @classmethod
     def from_task_models(cls, /, encoder: PreTrainedModel | None = None, **task_models: PreTrainedModel) -> Self:
@@ -180,7 +244,7 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ValueError: for anything but stock task models of one architecture, size and precision.
         """
-        return cls._of_parts(*task_model_parts(encoder, task_models))
+        return cls.of_parts(*task_model_parts(encoder, task_models))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -211,9 +275,12 @@ class MultiTaskModel(PreTrainedModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None and self._takes_token_types:
             inputs["token_type_ids"] = token_type_ids
-        states = self.encoder(**inputs).last_hidden_state
-        names = self.tasks if tasks is None else tasks
-        return {name: states if rows is None else states.index_select(0, rows[name]) for name in names}
+        names = list(self.tasks) if tasks is None else tasks
+        shares = self.lanes.take(rows, len(input_ids), names, input_ids.device)
+        index = self.lanes.index()
+        if index is not None and self._copies_inside is None:
+            inputs = {key: None if value is None else value.index_select(0, index) for key, value in inputs.items()}
+        return shares.split(self.encoder(**inputs).last_hidden_state)
 
     def forward(
         self,
@@ -247,17 +314,6 @@ class MultiTaskModel(PreTrainedModel):
         if labels is None:
             return MultiTaskOutput(logits=logits)
         return MultiTaskOutput(loss_sums=loss_sums, item_counts=item_counts, logits=logits)
-
-
-def _tasks(config: MultiTaskConfig) -> dict[str, Task]:
-    tasks = {}
-    for entry in config.tasks:
-        check_name(entry["name"])
-        if entry["task_type"] not in TASK_TYPES:
-            known = ", ".join(TASK_TYPES)
-            raise UserError(f"task {entry['name']}: {entry['task_type']!r} is not a task type; use one of {known}")
-        tasks[entry["name"]] = build_task(entry)
-    return tasks
 
 
 AutoModel.register(MultiTaskConfig, MultiTaskModel)

@@ -21,8 +21,14 @@ MAY_DIFFER = frozenset({
 """Keys that change where, when and how a run computes, but not what: the step's size is the checkpoint's."""
 
 
-def identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
-    """What a checkpoint is stamped with, as JSON."""
+def identity(config: RunConfig, prepared: Prepared, encoder: str) -> dict[str, Any]:
+    """What a checkpoint is stamped with, as JSON.
+
+    Args:
+        config: the run.
+        prepared: its rows.
+        encoder: the fingerprint of the encoder that the run starts from: checkpoints hold only what is trained.
+    """
     values = {
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "config": config.model_dump(mode="json"),
@@ -30,6 +36,7 @@ def identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
             name: {split: sequences.fingerprint for split, sequences in splits.items()}
             for name, splits in prepared.sequences.items()
         },
+        "encoder": encoder,
     }
     return json.loads(json.dumps(values))
 
@@ -45,6 +52,8 @@ def refuse_another(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     for key, old, new in _differences(saved["config"], now["config"]):
         if key not in MAY_DIFFER:
             found.append(f"{key}: {shown(old)} there, {shown(new)} now")
+    if not found and saved["encoder"] != now["encoder"]:
+        found.append(f"the encoder has other weights: {saved['encoder']} there, {now['encoder']} now")
     if not found:
         # Another version reads rows in its own way, and another run file other rows: that is said already.
         for key, old, new in _differences(saved["data"], now["data"]):

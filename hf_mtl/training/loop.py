@@ -21,7 +21,7 @@ from hf_mtl.training.progress import TrainingProgress
 from hf_mtl.training.state import Best, Keeper, RunState
 from hf_mtl.training.step import StepResult, train_step, why_not_finite
 from hf_mtl.training.stopping import StopSignals
-from hf_mtl.training.tensors import Generators, model_tensors
+from hf_mtl.training.tensors import Generators, changing_tensors
 from hf_mtl.training.trackers import Trackers
 
 
@@ -156,7 +156,7 @@ class TrainingLoop:
         self.progress.evaluated(entry, self.choices)
         best, reached = self.state.best, found.score
         if self.config.training.load_best_model_at_end and reached is not None and (not best or reached > best.score):
-            weights = {name: tensor.clone() for name, tensor in model_tensors(self.keeper.model).items()}
+            weights = {name: tensor.clone() for name, tensor in changing_tensors(self.keeper.model).items()}
             self.state.best = Best(reached, position.step, found.metrics, weights)
         task_scores = {task: values[self.choices[task]] for task, values in found.metrics.items()}
         for line in self.state.stopping.update(found.score, task_scores, position.active):

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
+from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.tasks.task import Task
 
 
@@ -81,12 +82,12 @@ def micro_batch_loss(
     return processes * torch.stack(terms).sum()
 
 
-def drop_absent_gradients(heads: nn.ModuleDict, counts: StepCounts) -> None:
-    """Takes the gradients from heads whose task has no item in the step.
+def drop_absent_gradients(model: MultiTaskModel, counts: StepCounts) -> None:
+    """Takes the gradients from the weights that only tasks without an item in the step read.
 
     With gradients of zero, momentum and weight decay would still move them.
     """
-    for task, head in heads.items():
-        if not counts.items[task]:
-            for parameter in head.parameters():
+    for task, items in counts.items.items():
+        if not items:
+            for parameter in model.own_parameters(task):
                 parameter.grad = None

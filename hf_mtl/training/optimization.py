@@ -12,6 +12,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from hf_mtl.config_keys import LayersConfig, TrainingConfig
 from hf_mtl.errors import UserError
+from hf_mtl.modeling.adapters import stock_name
 from hf_mtl.modeling.layers import depths, final_norms
 from hf_mtl.modeling.model import MultiTaskModel
 
@@ -35,7 +36,9 @@ def freeze(model: MultiTaskModel, what: Literal["embeddings", "encoder"] | Layer
     else:
         frozen = _frozen_layers(model, what)
     for name, weight in model.encoder.named_parameters():
-        weight.requires_grad_(name not in frozen)
+        # Adapters are trained whatever else is.
+        if stock_name(name) is not None:
+            weight.requires_grad_(name not in frozen)
 
 
 def _embeddings(model: MultiTaskModel) -> nn.Module:

@@ -20,8 +20,9 @@ from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
 from hf_mtl.training.checkpoint import Checkpoint, Checkpoints
 
-RESULTS = ("config.json", "model.safetensors", "metrics.json")
-"""Files that only a finished run has."""
+WEIGHTS = ("model.safetensors", "heads.safetensors", "adapters")
+RESULTS = ("config.json", *WEIGHTS, "metrics.json")
+"""What only a finished run has: of the weights the first, or with adapters the others, or all."""
 UNFINISHED, LOCK = ".unfinished", ".lock"
 """A run's folder has the first until the run has come to its end, and the second is locked while it lives."""
 SAVING = ".saving-"
@@ -58,7 +59,8 @@ class RunFolder:
     def _refuse_what_it_holds(self) -> None:
         held = [name for name in RESULTS if (self.path / name).exists()]
         unfinished = (self.path / UNFINISHED).exists()
-        if self.resume and len(held) == len(RESULTS) and not unfinished:
+        whole = {"config.json", "metrics.json"} <= set(held) and not set(WEIGHTS).isdisjoint(held)
+        if self.resume and whole and not unfinished:
             raise FinishedError(f"the run in {self.path} is finished: nothing is left to do")
         newest = self.checkpoints.newest()
         if not (self.overwrite or self.resume) and (held or newest):
@@ -138,8 +140,9 @@ class RunFolder:
             text = json.dumps(metrics, ensure_ascii=False, indent=2)
             (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
             written = sorted(beside.iterdir(), key=lambda file: file.name in RESULTS)
-            for old in set(self.path.glob("model*.safetensors*")) - {self.path / file.name for file in written}:
-                old.unlink()
+            old = {*self.path.glob("model*.safetensors*"), *(self.path / name for name in WEIGHTS)}
+            for entry in old - {self.path / file.name for file in written if file.is_file()}:
+                _remove(entry)
             for file in written:
                 os.replace(file, self.path / file.name)
             (self.path / UNFINISHED).unlink()
@@ -151,3 +154,10 @@ class RunFolder:
         finally:
             if beside is not None:
                 shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from hf_mtl.training.early_stopping import EarlyStopping
 from hf_mtl.training.history import History, StepLog
 from hf_mtl.training.launch import on_first_process
 from hf_mtl.training.position import Position
-from hf_mtl.training.tensors import Generators, load_model, load_optimizer, model_tensors, optimizer_tensors
+from hf_mtl.training.tensors import Generators, changing_tensors, load_model, load_optimizer, optimizer_tensors
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Keeper:
             UserError: on every process, if it cannot be written.
         """
         random = gather_object([(generators or Generators.now()).tensors()])
-        tensors: dict[str, Mapping[str, Tensor] | Path] = {"model": model_tensors(self.model)}
+        tensors: dict[str, Mapping[str, Tensor] | Path] = {"model": changing_tensors(self.model)}
         tensors["optimizer"], groups = optimizer_tensors(self.optimizer, self.model)
         tensors["random"] = {f"{rank}.{name}": value for rank, own in enumerate(random) for name, value in own.items()}
         if state.best is not None:

@@ -71,7 +71,7 @@ def train_step(
             loss_sums = model(**inputs).loss_sums
             accelerator.backward(micro_batch_loss(loss_sums, counts, loss_weights, accelerator.num_processes))
         sums += torch.stack([loss_sums[task].detach().float() for task in inner.tasks])
-    drop_absent_gradients(inner.heads, counts)
+    drop_absent_gradients(inner, counts)
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf"))
     total = accelerator.reduce(sums, reduction="sum") if accelerator.num_processes > 1 else sums
     result = StepResult(counts, dict(zip(inner.tasks, total.tolist(), strict=True)), float(norm))

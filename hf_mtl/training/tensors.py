@@ -21,10 +21,25 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: _whole(tensor) for name, tensor in model.state_dict().items()}
 
 
+def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """As `model_tensors`, without the weights that are not trained: these are as the run found them."""
+    still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    return {name: _whole(tensor) for name, tensor in model.state_dict().items() if name not in still}
+
+
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what `model_tensors` took out."""
+    """Puts back what `model_tensors` or `changing_tensors` took out.
+
+    Raises:
+        RuntimeError: if weights that are trained are missing, or any is not the model's.
+    """
     current = model.state_dict()
-    model.load_state_dict({name: _like(current[name], tensor) for name, tensor in tensors.items()})
+    found = {name: _like(current.get(name), tensor) for name, tensor in tensors.items()}
+    left = set(model.load_state_dict(found, strict=False).missing_keys)
+    lost = sorted(left & {name for name, weight in model.named_parameters() if weight.requires_grad})
+    more = sorted(found.keys() - current.keys())
+    if lost or more:
+        raise RuntimeError(f"these weights are not the model's: missing {lost}, besides {more}")
 
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -110,7 +125,7 @@ def _whole(tensor: Tensor) -> Tensor:
     return whole.detach().cpu().contiguous()
 
 
-def _like(current: Tensor, tensor: Tensor) -> Tensor:
+def _like(current: Tensor | None, tensor: Tensor) -> Tensor:
     """The tensor, spread over the processes as `current` is; scalars (an optimizer's step count) are not spread."""
     if isinstance(current, DTensor) and tensor.shape == current.shape:
         # Every process has the whole tensor, so none has to send it.

@@ -21,7 +21,9 @@ from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
+from hf_mtl.modeling.base import fingerprint
 from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.sources import PACKAGE
 from hf_mtl.training.course import Course
 from hf_mtl.training.early_stopping import EarlyStopping
 from hf_mtl.training.history import History, StepLog
@@ -118,7 +120,10 @@ class MultiTaskTrainer:
         for line in without_validation(config, prepared):
             say(line)
         set_seed(training.seed)
-        model = MultiTaskModel.from_encoder(source, list(prepared.tasks.values()), config.encoder_config)
+        # A package keeps its name: the base of adapters is named in the saved model, and a path would not be the same.
+        encoder = config.encoder if config.encoder.startswith(PACKAGE) else source
+        lora = None if config.lora is None else config.lora.model_dump()
+        model = MultiTaskModel.from_encoder(encoder, list(prepared.tasks.values()), config.encoder_config, lora=lora)
         return cls(config, model, tokenizer, prepared, folder, accelerator, console)
 
     def train(self) -> dict[str, Any]:
@@ -146,7 +151,8 @@ class MultiTaskTrainer:
 
     def _run(self) -> Best | None:
         """All steps that are left; gives the best evaluation."""
-        checkpoint, stamp = self.folder.newest(), identity(self.config, self.prepared)
+        stamp = identity(self.config, self.prepared, fingerprint(self.model.encoder))
+        checkpoint = self.folder.newest()
         step = checkpoint.step if checkpoint else 0
         refuse_unequal(self.accelerator, step, "the same checkpoint; give them an output_dir that all of them see")
         refuse_unequal(self.accelerator, stamp["data"], "the same rows; make them alike, a random split with a seed")

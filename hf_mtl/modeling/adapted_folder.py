@@ -1,0 +1,134 @@
+"""The folder of a model with adapters: `adapters/<name>/`, `heads.safetensors`, and the encoder by its name.
+
+Where the encoder itself was trained, its weights lie there too, as `model.safetensors`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from hf_mtl.errors import UserError
+from hf_mtl.modeling.adapter_files import read_adapter, write_adapter
+from hf_mtl.modeling.adapters import stock_name
+from hf_mtl.modeling.base import Base, base_of
+from hf_mtl.modeling.conversion import fill
+from hf_mtl.modeling.heads import new_head
+from hf_mtl.modeling.lanes import Lanes
+from hf_mtl.modeling.loading import drop_pooler
+from hf_mtl.tasks.task import Task
+
+ADAPTERS, HEADS, ENCODER = "adapters", "heads.safetensors", "model.safetensors"
+
+
+def adapted_entries(lanes: Lanes, base: Base | None) -> dict[str, Any]:
+    """What a config says of a model's adapters: each task's, and the encoder below them."""
+    adapters = {task: lane or None for task, lane in lanes.tasks.items()}
+    return {"adapters": adapters, "base": None if base is None else dict(vars(base))}
+
+
+def saved_lanes(entries: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Lanes, Base | None]:
+    """Lanes and base of a saved config's `lora`.
+
+    Raises:
+        UserError: if it speaks of other tasks than the config, or cannot be read.
+    """
+    adapters = entries.get("adapters")
+    if set(entries) != {"adapters", "base"} or not isinstance(adapters, Mapping):
+        raise UserError(f"config.json: lora has {', '.join(entries)}; it holds adapters and base")
+    if set(adapters) != set(tasks):
+        raise UserError(
+            f"config.json: lora.adapters is for tasks {', '.join(adapters)}, and the model has {', '.join(tasks)}"
+        )
+    return Lanes({task: adapters[task] or "" for task in tasks}), base_of(entries["base"])
+
+
+def write_adapted(
+    folder: Path, encoder: PreTrainedModel, lanes: Lanes, base: Base | None, weights: Mapping[str, Tensor]
+) -> None:
+    """Writes everything but `config.json`.
+
+    Args:
+        folder: exists.
+        encoder: with adapters.
+        lanes: the model's.
+        base: what the encoder was before; None if it has been trained, and is written too.
+        weights: the whole model's, by name.
+    """
+    own = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
+    for lane in dict.fromkeys(lanes.tasks.values()):
+        if lane:
+            name = base.peft_name if base is not None else None
+            write_adapter(folder / ADAPTERS / lane, encoder, lanes.adapters[lane], own, name)
+    heads = {name: _plain(weight) for name, weight in weights.items() if name.startswith("heads.")}
+    save_file(heads, folder / HEADS, metadata={"format": "pt"})
+    if base is None:
+        stock = {stock_name(name): weight for name, weight in own.items()}
+        tensors = {f"encoder.{name}": _plain(weight) for name, weight in stock.items() if name is not None}
+        save_file(tensors, folder / ENCODER, metadata={"format": "pt"})
+
+
+def read_adapted(
+    source: str, config: Any, tasks: Mapping[str, Task], lanes: Lanes, base: Base | None, **where: Any
+) -> tuple[PreTrainedModel, dict[str, PreTrainedModel]]:
+    """Encoder with adapters, and heads.
+
+    Args:
+        source: a folder, or the id of a repository.
+        config: the saved `MultiTaskConfig`.
+        tasks: the model's.
+        lanes: the model's.
+        base: the encoder below the adapters; None if it lies in the folder.
+        where: `revision`, `token` and the like, as for `from_pretrained`.
+
+    Raises:
+        UserError: if anything is missing, left over, of another shape, or of another encoder.
+        OSError: if a file is not there.
+    """
+    if base is not None:
+        encoder = base.load(config.encoder_config)
+    else:
+        encoder = _own_encoder(source, config.encoder_config, where)
+    subfolder = where.pop("subfolder", "")
+    for lane in dict.fromkeys(lanes.tasks.values()):
+        if lane:
+            place = "/".join(filter(None, (subfolder, ADAPTERS, lane)))
+            read_adapter(encoder, lane, source, lanes, subfolder=place, **where)
+    weights = load_file(str(cached_file(source, HEADS, subfolder=subfolder, **where)))
+    heads = {}
+    for name, task in tasks.items():
+        with torch.device("meta"):
+            head = new_head(task, config.encoder_config)
+        own = {key.removeprefix(f"heads.{name}."): weights.pop(key) for key in list(weights) if _of(key, name)}
+        heads[name] = _filled(head, own, f"{source}: {HEADS}, task {name}")
+    if weights:
+        raise UserError(f"model {source}: {HEADS} has weights that are no task's: {', '.join(sorted(weights)[:5])}")
+    return encoder, heads
+
+
+def _of(key: str, task: str) -> bool:
+    return key.startswith(f"heads.{task}.")
+
+
+def _own_encoder(source: str, config: PreTrainedConfig, where: Mapping[str, Any]) -> PreTrainedModel:
+    encoder = AutoModel.from_config(config)
+    drop_pooler(encoder)
+    weights = load_file(str(cached_file(source, ENCODER, **where)))
+    own = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
+    return _filled(encoder, own, f"{source}: {ENCODER}")
+
+
+def _filled(model: PreTrainedModel, weights: Mapping[str, Tensor], told: str) -> PreTrainedModel:
+    try:
+        return fill(model, weights, dict(model.named_buffers()))
+    except RuntimeError as error:
+        raise UserError(f"model {told}: the weights do not fit config.json; {' '.join(str(error).split())}") from error
+
+
+def _plain(weight: Tensor) -> Tensor:
+    return weight.detach().cpu().contiguous()

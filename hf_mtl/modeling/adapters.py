@@ -1,0 +1,222 @@
+"""LoRA adapters in an encoder: PEFT's layers, put in by full names, with lanes for batches of several tasks."""
+
+import copy
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_mtl.config_lora import ALL_LINEAR
+from hf_mtl.errors import UserError
+from hf_mtl.modeling.fan_out import FanOut
+from hf_mtl.modeling.lane_layer import LaneForward
+from hf_mtl.modeling.lanes import Lanes
+from hf_mtl.modeling.layers import depths
+
+SHARED = "shared"
+"""The name of the adapter of all tasks."""
+OURS = {"scope", "train_encoder", "load_in_4bit"}
+"""Entries of a run file's `lora` that PEFT does not know."""
+CHOOSING = {"target_modules", "exclude_modules", "layers_to_transform"}
+"""Entries that choose layers."""
+
+
+def lanes_of(scope: str, tasks: Sequence[str]) -> Lanes:
+    """The lanes of a new model's tasks, by the `scope` of its adapters."""
+    if scope == "shared":
+        return Lanes(dict.fromkeys(tasks, SHARED))
+    both = {task: (SHARED, task) for task in tasks} if scope == "both" else None
+    return Lanes({task: task for task in tasks}, both)
+
+
+def new_config(encoder: PreTrainedModel, settings: Mapping[str, Any], *, by_task: bool) -> LoraConfig:
+    """PEFT's config of a new adapter, its targets by their full names.
+
+    Full names, since the stock base model has a pooler, which is the heads' here: by the end of its name (`dense`) its
+    layer would be adapted too when PEFT puts the adapter on the stock model.
+
+    Args:
+        encoder: the bare stock encoder.
+        settings: a run file's `lora`.
+        by_task: whether rows of several tasks meet in the adapted layers.
+
+    Raises:
+        UserError: for targets that the encoder does not have, or that cannot be adapted by task.
+    """
+    passed = {key: value for key, value in settings.items() if key not in CHOOSING | OURS}
+    return LoraConfig(**passed, target_modules=sorted(_targets(encoder, settings, by_task)))
+
+
+def add_adapters(encoder: PreTrainedModel, settings: Mapping[str, Any], lanes: Lanes) -> None:
+    """Puts new adapters into a bare encoder, whose own weights are then trained only if `train_encoder` says so.
+
+    Args:
+        encoder: stock.
+        settings: a run file's `lora`.
+        lanes: the model's.
+
+    Raises:
+        UserError: as for `new_config`.
+    """
+    config = new_config(encoder, settings, by_task=len(set(lanes.tasks.values())) > 1)
+    for weight in encoder.parameters():
+        weight.requires_grad_(settings["train_encoder"])
+    for name in dict.fromkeys(name for names in lanes.adapters.values() for name in names):
+        add_adapter(encoder, name, config, lanes)
+
+
+def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig, lanes: Lanes) -> None:
+    """Puts one adapter into an encoder, initialised by PEFT from torch's global generator.
+
+    Args:
+        encoder: stock, or with adapters already.
+        name: the adapter's.
+        config: its targets by full names.
+        lanes: what the adapted layers follow.
+    """
+    training = {id(weight) for weight in encoder.parameters() if weight.requires_grad}
+    with warnings.catch_warnings():
+        # Of several adapters in one model: that is meant.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        # PEFT shortens the names of the targets where it sees the config.
+        inject_adapter_in_model(copy.deepcopy(config), encoder, name)
+    for layer in adapted_layers(encoder).values():
+        layer.forward = LaneForward(layer, lanes)
+    own = {id(weight) for weight in adapter_parameters(encoder, name)}
+    for weight in encoder.parameters():
+        weight.requires_grad_(id(weight) in training | own)
+
+
+def copy_rows_inside(encoder: PreTrainedModel, lanes: Lanes) -> FanOut | None:
+    """Has the rows of several lanes copied where their ways part, below the first adapted layer.
+
+    Returns:
+        None where there is one lane; and for encoders with adapters before their first layer, or whose layers are one
+        and the same: there the rows of the input must be copied.
+    """
+    if len(set(lanes.tasks.values())) < 2:
+        return None
+    try:
+        depth = depths(encoder)
+    except UserError:
+        return None
+    first = min(number for name, number in depth.items() if ".lora_" in name)
+    lanes.leave()
+    return FanOut(encoder, first, lanes.index) if first >= 0 else None
+
+
+def adapted_layers(encoder: nn.Module) -> dict[str, LoraLayer]:
+    """Name in the stock encoder → layer with adapters."""
+    return {name: module for name, module in encoder.named_modules() if isinstance(module, LoraLayer)}
+
+
+def adapter_parameters(encoder: nn.Module, name: str) -> Iterator[nn.Parameter]:
+    """The weights of one adapter."""
+    wanted = re.compile(rf"\.lora_\w+\.{re.escape(name)}(\.|$)")
+    return (weight for path, weight in encoder.named_parameters() if wanted.search(path))
+
+
+def stock_name(name: str) -> str | None:
+    """The name that a weight of an encoder with adapters has in the stock encoder; None for an adapter's weight."""
+    return None if ".lora_" in name else name.replace(".base_layer.", ".")
+
+
+def find_targets(encoder: PreTrainedModel, config: LoraConfig) -> list[str]:
+    """The linear layers that PEFT would adapt in a bare encoder, by their full names."""
+    linear = _linear(encoder)
+    if config.target_modules == ALL_LINEAR:
+        config = replace(config, target_modules=list(linear))
+    return [name for name in linear if check_target_module_exists(config, name)]
+
+
+def _linear(encoder: nn.Module) -> list[str]:
+    return [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _targets(encoder: PreTrainedModel, settings: Mapping[str, Any], by_task: bool) -> list[str]:
+    linear = _linear(encoder)
+    wanted, left_out = settings["target_modules"], settings.get("exclude_modules")
+    _refuse_unknown("target_modules", wanted, linear)
+    _refuse_unknown("exclude_modules", left_out or [], linear)
+    found = find_targets(encoder, LoraConfig(target_modules=wanted, exclude_modules=left_out))
+    if settings.get("layers_to_transform") is not None:
+        found = _in_layers(encoder, found, settings["layers_to_transform"])
+    if by_task:
+        others = set(linear) - _by_row(encoder, linear)
+        if wanted != ALL_LINEAR and others & set(found):
+            raise UserError(
+                f"lora.target_modules: {_ends(others & set(found))} of {encoder.config.model_type} also read what is "
+                "no row of the batch (positions), so they cannot be adapted by task; leave them out, or use scope: "
+                "shared"
+            )
+        found = [name for name in found if name not in others]
+    if not found:
+        raise UserError(
+            "lora: no layer of the encoder gets an adapter; see target_modules, exclude_modules and "
+            f"layers_to_transform (its linear layers: {_ends(linear)})"
+        )
+    return found
+
+
+def _in_layers(encoder: PreTrainedModel, names: Sequence[str], wanted: int | Sequence[int]) -> list[str]:
+    """The names in some of the encoder's layers, counted from 0 at the bottom."""
+    numbers = {wanted} if isinstance(wanted, int) else set(wanted)
+    try:
+        depth = depths(encoder)
+    except UserError as error:
+        raise UserError(f"lora.layers_to_transform: {error}; leave the key out") from None
+    top = max(depth.values())
+    if beyond := sorted(number for number in numbers if number > top):
+        raise UserError(f"lora.layers_to_transform: {beyond[0]} is no layer of the encoder; the last one is {top}")
+    return [name for name in names if depth[f"{name}.weight"] in numbers]
+
+
+def _refuse_unknown(key: str, wanted: str | Sequence[str], linear: Sequence[str]) -> None:
+    if wanted == ALL_LINEAR:
+        return
+    if isinstance(wanted, str):
+        missing = [] if any(re.fullmatch(wanted, name) for name in linear) else [wanted]
+    else:
+        ends = [f".{name}" for name in linear]
+        missing = [name for name in wanted if not any(end.endswith(f".{name}") for end in ends)]
+    if missing:
+        raise UserError(
+            f"lora.{key}: the encoder has no linear layer called {', '.join(missing)}; it has {_ends(linear)}"
+        )
+
+
+def _ends(names: Iterator[str] | Sequence[str] | set[str]) -> str:
+    """Names of layers without what counts them, each once."""
+    return ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names}))
+
+
+def _by_row(encoder: PreTrainedModel, names: Sequence[str]) -> set[str]:
+    """The layers that read the rows of the batch, and these alone."""
+    rows, seen = 3, dict.fromkeys(names, True)
+    modules = dict(encoder.named_modules())
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            seen[name] = seen[name] and len(inputs[0]) == rows
+
+        return modules[name].register_forward_pre_hook(hook)
+
+    hooks = [watch(name) for name in names]
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            # A length that no first dimension has.
+            encoder.eval()(input_ids=torch.ones(rows, 7, dtype=torch.long, device=encoder.device))
+    finally:
+        encoder.train(training)
+        for hook in hooks:
+            hook.remove()
+    return {name for name in names if seen[name]}

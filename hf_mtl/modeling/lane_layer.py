@@ -1,0 +1,163 @@
+"""A layer with adapters whose rows go through those of their lanes: PEFT's layer, with a forward for mixed batches.
+
+PEFT's own mixed batches are for inference alone, and gather rows by index. Here the base product of all rows is
+computed once, and each lane's slice gets what its adapter makes of it.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hf_mtl.modeling.lanes import Lanes
+
+
+class LaneLinear(torch.autograd.Function):
+    """A linear layer and the low-rank products of consecutive slices of its rows, in one pass.
+
+    Written out since the layers of an encoder are small enough for every further pass over the states to be felt: the
+    products are added in place, forward and backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        counts: tuple[int, ...],
+        scales: tuple[float, ...],
+        *adapters: Tensor,
+    ) -> Tensor:
+        """`x W^T + b`, and `scale · x A^T B^T` on each slice.
+
+        Args:
+            ctx: torch's.
+            x: `[rows, in]`.
+            weight: `[out, in]`.
+            bias: `[out]`.
+            counts: the rows of each slice, from the first row on.
+            scales: by slice.
+            adapters: A `[r, in]` and B `[out, r]` of each slice, in turn.
+        """
+        out = functional.linear(x, weight, bias)
+        # The thin factor comes first in each product: on a CPU that is up to five times as fast as its transpose.
+        lows = [a.mm(part.t()) for a, part in zip(adapters[::2], x.split(_all(counts, x)), strict=False)]
+        for low, b, scale, part in zip(lows, adapters[1::2], scales, out.split(_all(counts, x)), strict=False):
+            part.addmm_(low.t(), b.t(), alpha=scale)
+        ctx.counts, ctx.scales, ctx.has_bias = counts, scales, bias is not None
+        ctx.save_for_backward(x, weight, *adapters, *lows)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *rest = ctx.saved_tensors
+        number, needed = len(ctx.counts), ctx.needs_input_grad
+        adapters, lows = rest[: 2 * number], rest[2 * number :]
+        grad_x = grad.mm(weight) if needed[0] else None
+        parts = grad.split(_all(ctx.counts, x))
+        found: list[Tensor | None] = []
+        start = 0
+        for place, (part, low, scale) in enumerate(zip(parts, lows, ctx.scales, strict=False)):
+            a, b = adapters[2 * place : 2 * place + 2]
+            rows = slice(start, start := start + len(part))
+            grad_low = b.t().mm(part.t()).mul_(scale)
+            found.append(grad_low.mm(x[rows]) if needed[5 + 2 * place] else None)
+            found.append(low.mm(part).t().mul(scale) if needed[6 + 2 * place] else None)
+            if grad_x is not None:
+                grad_x[rows].addmm_(grad_low.t(), a)
+        grad_weight = grad.t().mm(x) if needed[1] else None
+        grad_bias = grad.sum(0) if ctx.has_bias and needed[2] else None
+        return grad_x, grad_weight, grad_bias, None, None, *found
+
+
+class LaneForward:
+    """The forward of a PEFT layer whose rows go through the adapters of their lanes.
+
+    Args:
+        layer: PEFT's.
+        lanes: the model's.
+    """
+
+    def __init__(self, layer: LoraLayer, lanes: Lanes) -> None:
+        self.layer, self.lanes = layer, lanes
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base = self.layer.base_layer
+        slices = [(self._names(lane), rows) for lane, rows in self.lanes.route.slices]
+        if not slices:
+            # The bare encoder, outside of any batch.
+            return base(x, *args, **kwargs)
+        if len(slices) == 1:
+            # DeBERTa's projections also see position embeddings: where there is one lane, all that comes is its.
+            slices = [(slices[0][0], len(x))]
+        total = sum(rows for _, rows in slices)
+        if len(x) != max(total, 1):
+            raise RuntimeError(f"a layer got {len(x)} rows in place of {total}: it cannot be adapted by task")
+        if not any(names for names, _ in slices):
+            return base(x, *args, **kwargs)
+        if type(base) is nn.Linear and not self.layer.lora_variant and not self._drops():
+            return self._fused(x, slices)
+        return self._apart(x, slices, base(x, *args, **kwargs))
+
+    def _names(self, lane: str) -> tuple[str, ...]:
+        """The adapters that this layer has for a lane."""
+        return tuple(name for name in self.lanes.adapters[lane] if name in self.layer.lora_A)
+
+    def _drops(self) -> bool:
+        return self.layer.training and any(isinstance(drop, nn.Dropout) for drop in self.layer.lora_dropout.values())
+
+    def _fused(self, x: Tensor, slices: list[tuple[tuple[str, ...], int]]) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        per_row = x[0].numel() // x.shape[-1]
+        counts, scales, adapters = [], [], []
+        for names, rows in slices:
+            counts.append(rows * per_row)
+            scales.append(self.layer.scaling[names[0]] if names else 0.0)
+            adapters += [self._a(names, x), self._b(names, x)]
+        weight, bias = self.layer.base_layer.weight, self.layer.base_layer.bias
+        with torch.autocast(device, enabled=False):
+            out = LaneLinear.apply(
+                x.reshape(-1, x.shape[-1]).to(dtype),
+                weight.to(dtype),
+                None if bias is None else bias.to(dtype),
+                tuple(counts),
+                tuple(scales),
+                *(adapter.to(dtype) for adapter in adapters),
+            )
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _a(self, names: tuple[str, ...], x: Tensor) -> Tensor:
+        """A of several adapters as that of one, whose rank is theirs together."""
+        found = [self.layer.lora_A[name].weight for name in names]
+        return found[0] if len(found) == 1 else torch.cat([*found, x.new_empty(0, self.layer.in_features)])
+
+    def _b(self, names: tuple[str, ...], x: Tensor) -> Tensor:
+        found = [self.layer.lora_B[name].weight for name in names]
+        return found[0] if len(found) == 1 else torch.cat([*found, x.new_empty(self.layer.out_features, 0)], dim=1)
+
+    def _apart(self, x: Tensor, slices: list[tuple[tuple[str, ...], int]], result: Tensor) -> Tensor:
+        """As PEFT's own forward, slice by slice: with dropout, DoRA, or a base that is not a plain linear layer."""
+        dtype, counts = result.dtype, _all(tuple(rows for _, rows in slices), x)
+        parts = []
+        for (names, _), part, own in zip([*slices, ((), 0)], x.split(counts), result.split(counts), strict=True):
+            for name in names:
+                own = self._adapted(name, part, own)
+            parts.append(own.to(dtype))
+        return torch.cat(parts)
+
+    def _adapted(self, name: str, x: Tensor, result: Tensor) -> Tensor:
+        layer = self.layer
+        x = layer._cast_input_dtype(x, layer.lora_A[name].weight.dtype)
+        if name in layer.lora_variant:
+            return layer.lora_variant[name].forward(layer, active_adapter=name, x=x, result=result)
+        return result + layer.lora_B[name](layer.lora_A[name](layer.lora_dropout[name](x))) * layer.scaling[name]
+
+
+def _all(counts: tuple[int, ...], x: Tensor) -> list[int]:
+    """The counts, and that of the rows that are left."""
+    return [*counts, len(x) - sum(counts)]
