@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,13 +87,8 @@ def train(
     run = load_config(config, overrides or ())
     from hf_mtl.training.trainer import MultiTaskTrainer
 
-    try:
+    with _stopped_at_once(run.training.output_dir):
         MultiTaskTrainer.from_config(run, overwrite=overwrite, resume=resume).train()
-    except KeyboardInterrupt:
-        typer.echo(
-            f"stopped at once; --resume goes on from the newest checkpoint in {run.training.output_dir}", err=True
-        )
-        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -186,6 +182,65 @@ def export(
 
     task_type = export_task(model, task, output)
     typer.echo(f"{task} is in {output}: transformers.pipeline({task_type!r}, model={output!r}) loads it")
+
+
+@app.command()
+def merge(
+    model: ModelFolder,
+    output: Annotated[str, typer.Option(metavar="DIR", help="The folder to write; it must not hold anything.")],
+) -> None:
+    """Merge the adapter that all tasks share into the encoder: a model without adapters that answers the same.
+
+    Adapters of single tasks are merged by export, task by task.
+    """
+    from hf_mtl.inference.export import merge_model
+
+    merge_model(model, output)
+    typer.echo(f"the model without adapters is in {output}")
+
+
+@app.command("add-task")
+def add_task(
+    model: ModelFolder,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in output_dir, if there is one.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies in output_dir.")] = False,
+) -> None:
+    """Train the tasks of a run file on a saved model that stays as it is, and save both as one model.
+
+    Each new task gets a head and a LoRA adapter of its own (the run file's lora says of what size; its scope is not
+    read). The encoder, the tokenizer and max_length are the model's. The model's own tasks answer as before.
+    """
+    run = load_config(config, overrides or ())
+    from hf_mtl.training.trainer import MultiTaskTrainer
+
+    with _stopped_at_once(run.training.output_dir):
+        MultiTaskTrainer.from_config(run, overwrite=overwrite, resume=resume, onto=model).train()
+
+
+@app.command("drop-task")
+def drop_task(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder.", show_default=False)],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task to take out.", show_default=False)],
+) -> None:
+    """Take a task out of a model's folder for good; the other tasks answer as before."""
+    from hf_mtl.inference.export import drop_saved_task
+
+    drop_saved_task(model, task)
+    typer.echo(f"{task} is no longer in {model}")
+
+
+@contextmanager
+def _stopped_at_once(output_dir: str) -> Iterator[None]:
+    """Ends a training run that is interrupted where it cannot finish its step."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped at once; --resume goes on from the newest checkpoint in {output_dir}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _progress(console: Console) -> Callable[[str], None]:

@@ -1,13 +1,24 @@
-"""One task out of a multi-task model: a stock checkpoint that needs transformers alone."""
+"""Saved models made into others: a task as a stock checkpoint, adapters merged, a task dropped."""
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
+from hf_mtl.inference.new_folder import new_folder
 from hf_mtl.inference.pipeline import saved_tokenizer
+from hf_mtl.modeling.adapted_folder import ADAPTERS
 from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.modeling.surgery import drop_task, merged
+
+RUN_FILES = ("run.yaml", "metrics.json")
+"""What a run leaves that holds for the merged model too."""
 
 
 def export_task(
@@ -27,48 +38,74 @@ def export_task(
     Raises:
         UserError: if there is no such model or task, or the folder is not empty or cannot be written.
     """
-    folder = Path(output_dir).absolute()
-    _check_folder(folder, overwrite)
     source = os.fspath(model)
-    multi_task = MultiTaskModel.from_pretrained(source)
-    stock = multi_task.task_model(task)
-    tokenizer = saved_tokenizer(source)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Under the same parent, as renaming needs one file system.
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
-    try:
-        new = beside / "new"
-        new.mkdir()
-        stock.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        _put_in_place(new, folder, beside / "old")
+    with new_folder(output_dir, overwrite) as new:
+        multi_task = MultiTaskModel.from_pretrained(source)
+        multi_task.task_model(task).save_pretrained(new)
+        saved_tokenizer(source).save_pretrained(new)
         return multi_task.tasks[task].spec.task_type
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def merge_model(model: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> None:
+    """Write a model whose tasks share an adapter as one without adapters, which answers the same.
+
+    Args:
+        model: the folder of a multi-task model, or its id on the Hub.
+        output_dir: the folder to write. It is written beside and renamed into place.
+
+    Raises:
+        UserError: if there is no such model, its adapters cannot be merged, or the folder is not empty.
+    """
+    source = os.fspath(model)
+    with new_folder(output_dir) as new:
+        merged(MultiTaskModel.from_pretrained(source)).save_pretrained(new)
+        saved_tokenizer(source).save_pretrained(new)
+        for name in RUN_FILES:
+            if found := cached_file(source, name, _raise_exceptions_for_missing_entries=False):
+                shutil.copyfile(found, new / name)
+
+
+def drop_saved_task(model: str | os.PathLike[str], task: str) -> None:
+    """Take a task out of a saved model: its head, its own adapter and its metrics; the other tasks answer as before.
+
+    Args:
+        model: the model's folder, which is changed.
+        task: the task's name.
+
+    Raises:
+        UserError: if there is no such folder or task, or no other task, or the folder cannot be written.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        raise UserError(f"{model}: a task is dropped from a folder, and there is none; download the model first")
+    left = MultiTaskModel.from_pretrained(folder)
+    drop_task(left, task)
+    beside = Path(tempfile.mkdtemp(prefix=".dropping-", dir=_writable(folder)))
+    try:
+        left.save_pretrained(beside)
+        metrics = folder / "metrics.json"
+        if metrics.exists():
+            kept = _without(json.loads(metrics.read_text(encoding="utf-8")), task)
+            (beside / "metrics.json").write_text(
+                json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+            )
+        for file in (entry for entry in beside.iterdir() if entry.is_file()):
+            os.replace(file, folder / file.name)
+        # What the config no longer names goes last.
+        shutil.rmtree(folder / ADAPTERS / task, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be written: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _put_in_place(new: Path, folder: Path, old: Path) -> None:
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
+def _writable(folder: Path) -> Path:
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written: give write permission")
+    return folder
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise UserError(f"{folder} is not empty; name another folder, or ask to overwrite it")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no checkpoint (config.json), so it is not overwritten; name another folder")
+def _without(metrics: dict[str, Any], task: str) -> dict[str, Any]:
+    """The metrics of the other tasks. The score was that of all: there is none of those that are left."""
+    splits = {name: split for name, split in metrics.items() if isinstance(split, dict)}
+    return {name: {key: split[key] for key in split if key != task} for name, split in splits.items()} | {"score": None}

@@ -82,7 +82,7 @@ def read_adapted(
         source: a folder, or the id of a repository.
         config: the saved `MultiTaskConfig`.
         tasks: the model's.
-        lanes: the model's.
+        lanes: the model's; its adapters are put in, and the layers do not follow it yet.
         base: the encoder below the adapters; None if it lies in the folder.
         where: `revision`, `token` and the like, as for `from_pretrained`.
 
@@ -98,7 +98,7 @@ def read_adapted(
     for lane in dict.fromkeys(lanes.tasks.values()):
         if lane:
             place = "/".join(filter(None, (subfolder, ADAPTERS, lane)))
-            read_adapter(encoder, lane, source, lanes, subfolder=place, **where)
+            read_adapter(encoder, lane, source, subfolder=place, **where)
     weights = load_file(str(cached_file(source, HEADS, subfolder=subfolder, **where)))
     heads = {}
     for name, task in tasks.items():

@@ -1,7 +1,7 @@
 """Adapters on disk: a folder each, as PEFT writes and reads them."""
 
 import json
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapters import adapted_layers, add_adapter, find_targets
-from hf_mtl.modeling.lanes import Lanes
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -33,58 +32,60 @@ KNOWN_DEFAULTS = (
 def write_adapter(
     folder: Path, encoder: PreTrainedModel, names: Sequence[str], weights: Mapping[str, Tensor], base: str | None
 ) -> None:
-    """Writes adapters as one: that of a lane, whose rows go through all of them in sum.
+    """Writes the adapters of a lane, whose rows go through all of them in sum, as one.
 
-    Several of rank r and one scale s are one of their ranks together: s·BA + s·B'A' = s·[B B'][A; A'].
+    Several are one of their ranks together: s·BA + s'·B'A' = s·[B, B's'/s][A; A'].
 
     Args:
         folder: made here.
         encoder: whose adapters they are.
-        names: the adapters, of one config.
+        names: the adapters.
         weights: the encoder's, by name, whole.
         base: what PEFT is told of the base model: a Hub id or a folder.
     """
-    config = joined_config(encoder.peft_config[names[0]], len(names))
-    tensors = {}
+    tensors, ranks, scales = {}, {}, {}
     for layer, module in adapted_layers(encoder).items():
         own = [name for name in names if name in module.lora_A]
         if not own:
             continue
-        for part, dim in (("lora_A", 0), ("lora_B", 1)):
-            found = [weights[f"{layer}.{part}.{name}.weight"] for name in own]
-            tensors[f"{PREFIX}{layer}.{part}.weight"] = torch.cat(found, dim).cpu().contiguous()
+        scales[layer] = module.scaling[own[0]]
+        tops = [weights[f"{layer}.lora_A.{name}.weight"] for name in own]
+        outs = [weights[f"{layer}.lora_B.{name}.weight"] for name in own]
+        outs = [part * (module.scaling[name] / scales[layer]) for name, part in zip(own, outs, strict=True)]
+        tensors[f"{PREFIX}{layer}.lora_A.weight"] = torch.cat(tops).cpu().contiguous()
+        tensors[f"{PREFIX}{layer}.lora_B.weight"] = torch.cat(outs, dim=1).cpu().contiguous()
         if own[0] in module.lora_variant:
             magnitude = weights[f"{layer}.lora_magnitude_vector.{own[0]}.weight"]
             tensors[f"{PREFIX}{layer}.lora_magnitude_vector"] = magnitude.cpu().contiguous()
+        ranks[layer] = sum(len(part) for part in tops)
+    config = replace(encoder.peft_config[names[-1]], base_model_name_or_path=base, inference_mode=True)
+    config = replace(config, target_modules=list(ranks))
     folder.mkdir(parents=True)
-    targets = [layer for layer, module in adapted_layers(encoder).items() if names[0] in module.lora_A]
-    saved = replace(config, target_modules=targets, base_model_name_or_path=base, inference_mode=True)
-    saved.save_pretrained(str(folder))
+    (config if len(names) == 1 else _joined(config, ranks, scales)).save_pretrained(str(folder))
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def joined_config(config: LoraConfig, count: int) -> LoraConfig:
-    """The config of one adapter that is the sum of `count` of this config, with their scale."""
-    if count == 1:
-        return config
-    factor = math.sqrt(count) if config.use_rslora else count
+def _joined(config: LoraConfig, ranks: Mapping[str, int], scales: Mapping[str, float]) -> LoraConfig:
+    """The config of one adapter of given ranks and scales by layer: lora_alpha / r is the scale."""
+    alphas = {layer: scales[layer] * rank for layer, rank in ranks.items()}
+    rank, alpha = (Counter(found.values()).most_common(1)[0][0] for found in (ranks, alphas))
     return replace(
         config,
-        r=count * config.r,
-        lora_alpha=factor * config.lora_alpha,
-        rank_pattern={name: count * rank for name, rank in (config.rank_pattern or {}).items()},
-        alpha_pattern={name: factor * alpha for name, alpha in (config.alpha_pattern or {}).items()},
+        r=rank,
+        lora_alpha=alpha,
+        use_rslora=False,
+        rank_pattern={layer: found for layer, found in ranks.items() if found != rank},
+        alpha_pattern={layer: found for layer, found in alphas.items() if found != alpha},
     )
 
 
-def read_adapter(encoder: PreTrainedModel, name: str, source: str, lanes: Lanes, **where: Any) -> None:
+def read_adapter(encoder: PreTrainedModel, name: str, source: str, **where: Any) -> None:
     """Puts a saved adapter into an encoder; one that PEFT wrote elsewhere may be for a task model on such an encoder.
 
     Args:
         encoder: stock, or with adapters already.
         name: what the adapter is called here.
         source: a folder, or the id of a repository.
-        lanes: what the adapted layers follow.
         where: `revision`, `subfolder` and the like, as for `from_pretrained`.
 
     Raises:
@@ -108,7 +109,7 @@ def read_adapter(encoder: PreTrainedModel, name: str, source: str, lanes: Lanes,
         raise UserError(
             f"{told}: its config names {_some(missing)}, for which it has no weights; the file is not whole"
         )
-    add_adapter(encoder, name, config, lanes)
+    add_adapter(encoder, name, config)
     _fill(encoder, name, tensors, told)
 
 

@@ -70,17 +70,16 @@ def add_adapters(encoder: PreTrainedModel, settings: Mapping[str, Any], lanes: L
     for weight in encoder.parameters():
         weight.requires_grad_(settings["train_encoder"])
     for name in dict.fromkeys(name for names in lanes.adapters.values() for name in names):
-        add_adapter(encoder, name, config, lanes)
+        add_adapter(encoder, name, config)
 
 
-def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig, lanes: Lanes) -> None:
+def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig) -> None:
     """Puts one adapter into an encoder, initialised by PEFT from torch's global generator.
 
     Args:
         encoder: stock, or with adapters already.
         name: the adapter's.
         config: its targets by full names.
-        lanes: what the adapted layers follow.
     """
     training = {id(weight) for weight in encoder.parameters() if weight.requires_grad}
     with warnings.catch_warnings():
@@ -88,20 +87,21 @@ def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig, lanes: 
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         # PEFT shortens the names of the targets where it sees the config.
         inject_adapter_in_model(copy.deepcopy(config), encoder, name)
-    for layer in adapted_layers(encoder).values():
-        layer.forward = LaneForward(layer, lanes)
     own = {id(weight) for weight in adapter_parameters(encoder, name)}
     for weight in encoder.parameters():
         weight.requires_grad_(id(weight) in training | own)
 
 
-def copy_rows_inside(encoder: PreTrainedModel, lanes: Lanes) -> FanOut | None:
-    """Has the rows of several lanes copied where their ways part, below the first adapted layer.
+def follow(encoder: PreTrainedModel, lanes: Lanes) -> FanOut | None:
+    """Has the adapted layers follow the lanes, and the rows of several lanes copied where their ways part.
 
     Returns:
+        What copies rows below the first adapted layer.
         None where there is one lane; and for encoders with adapters before their first layer, or whose layers are one
         and the same: there the rows of the input must be copied.
     """
+    for layer in adapted_layers(encoder).values():
+        layer.forward = LaneForward(layer, lanes)
     if len(set(lanes.tasks.values())) < 2:
         return None
     try:
@@ -138,7 +138,9 @@ def find_targets(encoder: PreTrainedModel, config: LoraConfig) -> list[str]:
 
 
 def _linear(encoder: nn.Module) -> list[str]:
-    return [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    """The linear layers of a stock encoder, those that have adapters already too."""
+    names = (stock_name(f"{name}.weight") for name, module in encoder.named_modules() if isinstance(module, nn.Linear))
+    return [name.removesuffix(".weight") for name in names if name is not None]
 
 
 def _targets(encoder: PreTrainedModel, settings: Mapping[str, Any], by_task: bool) -> list[str]:
@@ -150,7 +152,7 @@ def _targets(encoder: PreTrainedModel, settings: Mapping[str, Any], by_task: boo
     if settings.get("layers_to_transform") is not None:
         found = _in_layers(encoder, found, settings["layers_to_transform"])
     if by_task:
-        others = set(linear) - _by_row(encoder, linear)
+        others = not_by_row(encoder, linear)
         if wanted != ALL_LINEAR and others & set(found):
             raise UserError(
                 f"lora.target_modules: {_ends(others & set(found))} of {encoder.config.model_type} also read what is "
@@ -170,7 +172,7 @@ def _in_layers(encoder: PreTrainedModel, names: Sequence[str], wanted: int | Seq
     """The names in some of the encoder's layers, counted from 0 at the bottom."""
     numbers = {wanted} if isinstance(wanted, int) else set(wanted)
     try:
-        depth = depths(encoder)
+        depth = {stock_name(name): number for name, number in depths(encoder).items()}
     except UserError as error:
         raise UserError(f"lora.layers_to_transform: {error}; leave the key out") from None
     top = max(depth.values())
@@ -198,8 +200,8 @@ def _ends(names: Iterator[str] | Sequence[str] | set[str]) -> str:
     return ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names}))
 
 
-def _by_row(encoder: PreTrainedModel, names: Sequence[str]) -> set[str]:
-    """The layers that read the rows of the batch, and these alone."""
+def not_by_row(encoder: PreTrainedModel, names: Sequence[str]) -> set[str]:
+    """The layers that read anything but the rows of the batch: their rows cannot be told apart by task."""
     rows, seen = 3, dict.fromkeys(names, True)
     modules = dict(encoder.named_modules())
 
@@ -219,4 +221,4 @@ def _by_row(encoder: PreTrainedModel, names: Sequence[str]) -> set[str]:
         encoder.train(training)
         for hook in hooks:
             hook.remove()
-    return {name for name in names if seen[name]}
+    return {name for name in names if not seen[name]}

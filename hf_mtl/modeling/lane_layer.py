@@ -137,7 +137,13 @@ class LaneForward:
         return found[0] if len(found) == 1 else torch.cat([*found, x.new_empty(0, self.layer.in_features)])
 
     def _b(self, names: tuple[str, ...], x: Tensor) -> Tensor:
+        """B of several adapters, at the scale of the first."""
+        scaling = self.layer.scaling
         found = [self.layer.lora_B[name].weight for name in names]
+        found[1:] = [
+            part if scaling[name] == scaling[names[0]] else part * (scaling[name] / scaling[names[0]])
+            for name, part in zip(names[1:], found[1:], strict=True)
+        ]
         return found[0] if len(found) == 1 else torch.cat([*found, x.new_empty(self.layer.out_features, 0)], dim=1)
 
     def _apart(self, x: Tensor, slices: list[tuple[tuple[str, ...], int]], result: Tensor) -> Tensor:

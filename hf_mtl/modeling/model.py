@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapted_folder import adapted_entries, read_adapted, saved_lanes, write_adapted
-from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, copy_rows_inside, lanes_of
+from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, follow, lanes_of
 from hf_mtl.modeling.base import Base, fingerprint
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
@@ -136,7 +136,7 @@ class MultiTaskModel(PreTrainedModel):
         model.tasks = {task.name: task for task in tasks}
         if lanes is not None:
             model.lanes, model.base = lanes, base
-            model._copies_inside = copy_rows_inside(encoder, lanes)
+            model._copies_inside = follow(encoder, lanes)
         return model.eval()
 
     @classmethod
@@ -245,6 +245,12 @@ class MultiTaskModel(PreTrainedModel):
             ValueError: for anything but stock task models of one architecture, size and precision.
         """
         return cls.of_parts(*task_model_parts(encoder, task_models))
+
+    def release(self) -> None:
+        """Takes from the encoder what this model has hooked into it, so that another model can have it."""
+        if self._copies_inside is not None:
+            self._copies_inside.remove()
+            self._copies_inside = None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

@@ -1,6 +1,6 @@
 """The training run: from a run file to a trained, measured and saved model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,17 +13,15 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.batching.collator import Collator
-from hf_mtl.config import encoder_source, load_config
+from hf_mtl.config import load_config
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.preparation import Prepared, prepare
 from hf_mtl.data.report import left_out, without_validation
-from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
 from hf_mtl.modeling.base import fingerprint
 from hf_mtl.modeling.model import MultiTaskModel
-from hf_mtl.sources import PACKAGE
 from hf_mtl.training.course import Course
 from hf_mtl.training.early_stopping import EarlyStopping
 from hf_mtl.training.history import History, StepLog
@@ -31,6 +29,7 @@ from hf_mtl.training.identity import identity, refuse_another
 from hf_mtl.training.launch import make_accelerator, on_first_process, refuse_unequal
 from hf_mtl.training.loop import TrainingLoop, Validation
 from hf_mtl.training.optimization import freeze, make_optimizer, make_schedule
+from hf_mtl.training.origin import origin
 from hf_mtl.training.output import RunFolder
 from hf_mtl.training.progress import RunConsole, TrainingProgress, results_table
 from hf_mtl.training.rehearsal import fitting_size, rehearse
@@ -54,6 +53,7 @@ class MultiTaskTrainer:
         folder: where the run is written.
         accelerator: the run's processes; made for the run by default.
         console: where progress is shown.
+        whole: gives the model to save, where more than the trained one is saved.
     """
 
     def __init__(
@@ -65,10 +65,11 @@ class MultiTaskTrainer:
         folder: RunFolder,
         accelerator: Accelerator | None = None,
         console: Console | None = None,
+        whole: Callable[[MultiTaskModel], MultiTaskModel] = lambda model: model,
     ) -> None:
         self.config, self.training = config, config.training
         self.model, self.tokenizer = model, tokenizer
-        self.prepared, self.folder = prepared, folder
+        self.prepared, self.folder, self.whole = prepared, folder, whole
         self.accelerator = accelerator or make_accelerator(config)
         self.console = console or RunConsole(quiet=not self.accelerator.is_main_process)
         self.collator = Collator.for_tasks(tokenizer, model.tasks, self.accelerator.device)
@@ -87,6 +88,7 @@ class MultiTaskTrainer:
         datasets: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         resume: bool = False,
+        onto: str | None = None,
         console: Console | None = None,
     ) -> "MultiTaskTrainer":
         """Reads rows, settles the labels and builds the model.
@@ -96,6 +98,8 @@ class MultiTaskTrainer:
             datasets: rows in memory by data set: a `DatasetDict`, or split → `Dataset`.
             overwrite: whether a run in `output_dir` is replaced.
             resume: whether `train` goes on from the newest checkpoint in `output_dir`, if there is one.
+            onto: a saved model that the tasks are put on: it stays as it is, and only their heads and an adapter each
+                are trained. What is saved is the whole model.
             console: where progress is shown; the standard output by default.
 
         Raises:
@@ -108,10 +112,10 @@ class MultiTaskTrainer:
         training = config.training
         here = partial(RunFolder, training.output_dir, training.save_total_limit, overwrite=overwrite, resume=resume)
         folder = on_first_process(accelerator, here) or here()
-        source = encoder_source(config)
-        tokenizer = load_tokenizer(source, config.max_length)
+        start = origin(config, onto)
+        config = start.config
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        read = partial(prepare, config, tokenizer, memory=datasets, progress=say)
+        read = partial(prepare, config, start.tokenizer, memory=datasets, progress=say)
         # The first process fills the cache; the others then map what lies there.
         prepared = on_first_process(accelerator, read) or read()
         for dataset, splits in prepared.sequences.items():
@@ -120,11 +124,8 @@ class MultiTaskTrainer:
         for line in without_validation(config, prepared):
             say(line)
         set_seed(training.seed)
-        # A package keeps its name: the base of adapters is named in the saved model, and a path would not be the same.
-        encoder = config.encoder if config.encoder.startswith(PACKAGE) else source
-        lora = None if config.lora is None else config.lora.model_dump()
-        model = MultiTaskModel.from_encoder(encoder, list(prepared.tasks.values()), config.encoder_config, lora=lora)
-        return cls(config, model, tokenizer, prepared, folder, accelerator, console)
+        model = start.model(list(prepared.tasks.values()))
+        return cls(config, model, start.tokenizer, prepared, folder, accelerator, console, start.whole)
 
     def train(self) -> dict[str, Any]:
         """Trains, keeps the best weights, measures test once, saves; gives what `metrics.json` holds.
@@ -231,6 +232,7 @@ class MultiTaskTrainer:
             self.model.tasks[task].spec = replace(self.model.tasks[task].spec, threshold=threshold)
         kept = best.metrics if best is not None and not thresholds else self._evaluate("validation")
         self.metrics = {"validation": kept, "test": self._evaluate("test"), "score": self._score(kept)}
+        self.model = self.whole(self.model)
         weights = model_tensors(self.model)
         on_first_process(
             self.accelerator,
