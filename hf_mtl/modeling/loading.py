@@ -1,5 +1,6 @@
 """Stock checkpoints in: the encoder, and what a checkpoint holds for a new head."""
 
+import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
@@ -75,10 +76,18 @@ def _override(config: PreTrainedConfig, key: str, value: Any) -> None:
         raise UserError(f"encoder_config.{key}: {value!r} is refused: {error}") from error
 
 
-def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = None) -> PreTrainedModel:
+def load_encoder(
+    encoder: str, config: PreTrainedConfig, revision: str | None = None, *, in_4bit: bool = False
+) -> PreTrainedModel:
     """The stock base model without its pooler (that is the heads'), every weight from the checkpoint, in float32.
 
     A checkpoint stored in half precision is widened: training needs weights that can take small steps.
+
+    Args:
+        encoder: Hub id, folder or `package://…`.
+        config: its config.
+        revision: of a Hub repository.
+        in_4bit: whether its linear layers are held in 4 bits, as weights that are not trained can be.
 
     Raises:
         UserError: if there is no safetensors checkpoint, or it lacks weights of the encoder.
@@ -102,6 +111,7 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **(four_bit() if in_4bit else {}),
             )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
@@ -115,7 +125,30 @@ def load_encoder(encoder: str, config: PreTrainedConfig, revision: str | None = 
         )
     drop_pooler(model)
     own_memory(model)
+    if in_4bit:
+        # The saved model's encoder is the published one, which is not quantised.
+        del model.config.quantization_config
     return model
+
+
+def four_bit() -> dict[str, Any]:
+    """What `from_pretrained` takes to hold linear layers in 4 bits, as QLoRA does (Dettmers et al., NeurIPS 2023).
+
+    Raises:
+        UserError: without a GPU or bitsandbytes.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("lora.load_in_4bit: weights in 4 bits need a GPU, and there is none here; remove the key")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("lora.load_in_4bit: bitsandbytes is not installed; pip install 'hf_mtl[bitsandbytes]'")
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
 
 
 def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str | None = None) -> PreTrainedModel:

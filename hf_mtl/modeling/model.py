@@ -98,7 +98,7 @@ class MultiTaskModel(PreTrainedModel):
         for task in tasks:
             check_name(task.name)
             stock_class(task, config)
-        body = load_encoder(encoder, config, revision)
+        body = load_encoder(encoder, config, revision, in_4bit=lora is not None and lora["load_in_4bit"])
         heads = {task.name: load_head(encoder, task, body.config, revision) for task in tasks}
         if lora is None:
             return cls.of_parts(body, heads, tasks)

@@ -12,6 +12,7 @@ from hf_mtl.config_lora import LoraSection
 from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.inference.pipeline import saved_tokenizer
+from hf_mtl.modeling.loading import four_bit
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import joined, new_part
 from hf_mtl.sources import PACKAGE
@@ -57,9 +58,13 @@ def origin(config: RunConfig, onto: str | None = None) -> Origin:
     Raises:
         UserError: if encoder or model cannot be read, or the run would change the saved model.
     """
+    if config.lora is not None and config.lora.load_in_4bit:
+        four_bit()
     if onto is None:
         return Origin(config, load_tokenizer(encoder_source(config), config.max_length))
     found = []
+    if config.lora is not None and config.lora.load_in_4bit:
+        found.append("lora.load_in_4bit: the model's encoder is read as it is; remove the key")
     if config.lora is not None and config.lora.train_encoder:
         found.append("lora.train_encoder: the model's encoder stays as it is; remove the key")
     if config.training.freeze is not None:
