@@ -5,7 +5,8 @@
     python scripts/benchmark.py start                  # time before the first step on 1,000,000 cached rows
     python scripts/benchmark.py cost    --data DIR     # plan, counts, log and checkpoints as a share of training
     python scripts/benchmark.py memory                 # resident memory over 10,000 steps of a tiny model
-    python scripts/benchmark.py scores  --data DIR     # one model for three tasks against three models, three seeds
+    python scripts/benchmark.py lora    --data DIR     # speed, trained weights and peak memory of LoRA's scopes
+    python scripts/benchmark.py scores  --data DIR     # one model for three tasks, three models, LoRA: see --groups
 
 DIR holds clinc150, goemotions and wnut17 as JSON lines (`<set>/train.jsonl` and so on): `text` and `label` for
 clinc150, `text` and `sentiment` for goemotions, `tokens` and `ner_tags` for wnut17. What is compared runs in turns, so
@@ -20,9 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.benchmark_cost import cost  # noqa: E402
+from scripts.benchmark_lora import lora  # noqa: E402
 from scripts.benchmark_memory import memory  # noqa: E402
 from scripts.benchmark_runs import ENCODER  # noqa: E402
-from scripts.benchmark_scores import scores  # noqa: E402
+from scripts.benchmark_scores import GROUPS, group_names, scores  # noqa: E402
 from scripts.benchmark_speed import predict, start, train  # noqa: E402
 
 COMMANDS = {
@@ -31,10 +33,12 @@ COMMANDS = {
     "start": start,
     "cost": cost,
     "memory": memory,
+    "lora": lora,
     "scores": scores,
 }
 WITHOUT_DATA = ("start", "memory")
 STEPS = {"memory": 10_000}
+ROWS = {"lora": 500}
 
 
 def main() -> None:
@@ -43,16 +47,23 @@ def main() -> None:
     parser.add_argument("what", choices=COMMANDS)
     parser.add_argument("--data", type=Path, help="folder of the three sets")
     parser.add_argument("--encoder", default=ENCODER, help="as in a run file (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=6000, help="rows of each set at most (default: %(default)s)")
+    parser.add_argument("--rows", type=int, help="rows of each set at most (default: 6000; with lora, 500)")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="steps of a turn (default: 20); with memory, of the run (10,000)")
     parser.add_argument("--turns", type=int, default=6, help="turns of each side (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=600, help="texts to predict (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=3, help="of a model in scores (default: %(default)s)")
+    parser.add_argument(
+        "--groups", type=group_names, default="one,alone", help=f"of {', '.join(GROUPS)} (default: %(default)s)"
+    )
+    parser.add_argument("--lora-learning-rate", type=float, default=2e-3, help="in scores (default: %(default)s)")
+    parser.add_argument("--results", type=Path, help="JSON lines of scores: kept there, and not measured again")
     parser.add_argument("--start-rows", type=int, default=1_000_000, help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.what not in WITHOUT_DATA and arguments.data is None:
         parser.error("--data is needed")
+    arguments.rows = arguments.rows or ROWS.get(arguments.what, 6000)
     arguments.steps = arguments.steps or STEPS.get(arguments.what, 20)
     COMMANDS[arguments.what](arguments)
 

@@ -14,6 +14,7 @@ from statistics import mean, median
 from typing import Any
 
 from hf_mtl.batching.step_loader import RankSteps
+from hf_mtl.modeling.base import fingerprint
 from hf_mtl.training import loop as loop_module
 from hf_mtl.training import step as step_module
 from hf_mtl.training.checkpoint import Checkpoints
@@ -127,7 +128,7 @@ def begun_run(trainer: MultiTaskTrainer, folder: Path) -> tuple[Keeper, RunState
     result = train_step(model, batches, optimizer, accelerator, trainer.loss_weights, 1.0)
     state = RunState(position, StepLog(trainer.loss_weights), stopping)
     state.log.add(result, 1.0, 1e-4)
-    stamp = identity(trainer.config, trainer.prepared)
+    stamp = identity(trainer.config, trainer.prepared, fingerprint(trainer.model.encoder))
     keeper = Keeper(Checkpoints(folder), accelerator, trainer.model, optimizer, schedule, course.step_size, stamp)
     return keeper, state
 

@@ -53,15 +53,16 @@ def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[st
     }
 
 
-def in_turns(sides: Mapping[str, Iterator[None]], turns: int, steps: int) -> dict[str, float]:
-    """Seconds of each side over `turns` turns of `steps` steps; a turn of warm-up is not counted."""
-    seconds = dict.fromkeys(sides, 0.0)
-    for turn in range(turns + 1):
+def in_turns(sides: Mapping[str, Iterator[None]], turns: int, steps: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each side's `turns` turns of `steps` steps, after `warm_up` turns that are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warm_up + turns):
         for name in sorted(sides, reverse=turn % 2 == 1):
             started = time.perf_counter()
             for _ in itertools.islice(sides[name], steps):
                 pass
-            seconds[name] += (time.perf_counter() - started) * (turn > 0)
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
     return seconds
 
 

@@ -94,7 +94,8 @@ def train(arguments: argparse.Namespace) -> None:
         batches = [step[0] for step in itertools.islice(own_batches(trainer), total)]
         rows = sum(len(batch["input_ids"]) for batch in batches[arguments.steps :])
         sides = {"bare": bare_steps(BareModel(trainer), batches), "hf_mtl": own_steps(trainer)}
-        seconds = in_turns(sides, total // arguments.steps - 1, arguments.steps)
+        turns = in_turns(sides, total // arguments.steps - 1, arguments.steps)
+    seconds = {name: sum(each) for name, each in turns.items()}
     pieces = sum(int(batch["attention_mask"].sum()) for batch in batches)
     places = sum(batch["attention_mask"].numel() for batch in batches)
     print(f"training, rows/s: bare loop {rows / seconds['bare']:.1f}, hf_mtl {rows / seconds['hf_mtl']:.1f}")

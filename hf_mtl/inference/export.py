@@ -13,7 +13,8 @@ from transformers.utils import cached_file
 from hf_mtl.errors import UserError
 from hf_mtl.inference.new_folder import new_folder
 from hf_mtl.inference.pipeline import saved_tokenizer
-from hf_mtl.modeling.adapted_folder import ADAPTERS
+from hf_mtl.modeling.adapted_folder import ADAPTERS, HEADS
+from hf_mtl.modeling.loading import quiet
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import drop_task, merged
 
@@ -41,7 +42,8 @@ def export_task(
     source = os.fspath(model)
     with new_folder(output_dir, overwrite) as new:
         multi_task = MultiTaskModel.from_pretrained(source)
-        multi_task.task_model(task).save_pretrained(new)
+        with quiet():
+            multi_task.task_model(task).save_pretrained(new)
         saved_tokenizer(source).save_pretrained(new)
         return multi_task.tasks[task].spec.task_type
 
@@ -93,6 +95,9 @@ def drop_saved_task(model: str | os.PathLike[str], task: str) -> None:
             os.replace(file, folder / file.name)
         # What the config no longer names goes last.
         shutil.rmtree(folder / ADAPTERS / task, ignore_errors=True)
+        if not (beside / ADAPTERS).exists():
+            shutil.rmtree(folder / ADAPTERS, ignore_errors=True)
+            (folder / HEADS).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written: {error}") from error
     finally:

@@ -92,6 +92,18 @@ def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig) -> None
         weight.requires_grad_(id(weight) in training | own)
 
 
+def remove_adapter(encoder: PreTrainedModel, name: str) -> None:
+    """Takes one adapter out of an encoder; a layer without any is stock again."""
+    for path, layer in adapted_layers(encoder).items():
+        with warnings.catch_warnings():
+            # Of the adapter that PEFT now takes for the active one: lanes say which is.
+            warnings.filterwarnings("ignore", "Adapter .* was active")
+            layer.delete_adapter(name)
+        if not layer.lora_A:
+            encoder.set_submodule(path, layer.get_base_layer())
+    del encoder.peft_config[name]
+
+
 def follow(encoder: PreTrainedModel, lanes: Lanes) -> FanOut | None:
     """Has the adapted layers follow the lanes, and the rows of several lanes copied where their ways part.
 

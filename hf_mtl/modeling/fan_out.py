@@ -7,7 +7,7 @@ the encoder is run on two rows and on three, and what has grown goes by row. No 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
@@ -59,15 +59,15 @@ class FanOut:
             handle.remove()
 
 
-class _Kind(IntEnum):
-    """What an argument is; where passes with and without padding differ, the lowest holds."""
+class _Kind(Enum):
+    """What an argument is."""
 
-    BY_ROW = 0
+    BY_ROW = auto()
     """To be copied."""
-    FIXED = 1
+    FIXED = auto()
     """The same for every batch, or made of copies."""
-    SINGLE = 2
-    """As FIXED, and of one row, which stands for all: where it has more, it goes by row after all."""
+    SINGLE = auto()
+    """As FIXED, with one row, which stands for all: should it have more, it goes by row after all."""
 
 
 class _Rows:
@@ -136,7 +136,7 @@ class _Trial:
 
     Attributes:
         shapes: of the tensors that a module gets.
-        early: the modules that also run before that layer, where rows are not copied yet.
+        early: the modules that also run before that layer, when rows are not to be copied yet.
         count: the rows that come out.
     """
 
@@ -145,14 +145,14 @@ class _Trial:
         encoder: PreTrainedModel,
         modules: dict[str, nn.Module],
         first: str,
-        inputs: dict[str, Tensor | None],
+        inputs: dict[str, Tensor],
         by_row: frozenset[tuple[str, Path]] = frozenset(),
         index: Tensor | None = None,
     ) -> None:
         self.shapes: dict[tuple[str, Path], torch.Size] = {}
         self.early: set[str] = set()
         self._first, self._begun, self._by_row, self._index = first, False, by_row, index
-        self._rows = len(inputs["input_ids"])  # type: ignore[arg-type]
+        self._rows = len(inputs["input_ids"])
         handles = [
             module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
             for name, module in modules.items()
@@ -181,23 +181,19 @@ class _Trial:
 def _probe(encoder: PreTrainedModel, modules: dict[str, nn.Module], first: str) -> dict[str, dict[Path, _Kind]]:
     """What the arguments of each module are that gets rows which are not copied yet."""
     where = f"the encoder ({encoder.config.model_type}): rows cannot be copied before {first}"
-    found: dict[str, dict[Path, _Kind]] = {}
     index = torch.tensor([1, 0, 1, 1, 0], device=encoder.device)
-    with _as_it_was(encoder):
-        for padded in (True, False):
-            try:
-                few, more = (_Trial(encoder, modules, first, _inputs(encoder, rows, padded)) for rows in (2, 3))
-                by_row = frozenset(_by_row(few, more, where))
-                trial = _Trial(encoder, modules, first, _inputs(encoder, 2, padded), by_row, index)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(f"{where}: a trial pass failed ({error})") from error
-            if trial.count != len(index):
-                raise UserError(f"{where}: {trial.count} rows come out where there are {len(index)} copies")
-            for (name, path), shape in trial.shapes.items():
-                if name not in trial.early:
-                    kind = _kind(shape, (name, path) in by_row and shape[0] != len(index))
-                    known = found.setdefault(name, {})
-                    known[path] = min(kind, known.get(path, kind))
+    try:
+        with _as_it_was(encoder):
+            few, more = (_Trial(encoder, modules, first, _inputs(encoder, rows)) for rows in (2, 3))
+            by_row = frozenset(_by_row(few, more, where))
+            trial = _Trial(encoder, modules, first, _inputs(encoder, 2), by_row, index)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{where}: a trial pass failed ({error})") from error
+    if trial.count != len(index):
+        raise UserError(f"{where}: {trial.count} rows come out where there are {len(index)} copies")
+    found: dict[str, dict[Path, _Kind]] = {}
+    for (name, path), shape in trial.shapes.items():
+        found.setdefault(name, {})[path] = _kind(shape, (name, path) in by_row and shape[0] != len(index))
     return {name: kinds for name, kinds in found.items() if _Kind.BY_ROW in kinds.values()}
 
 
@@ -221,23 +217,20 @@ def _by_row(few: _Trial, more: _Trial, where: str) -> Iterator[tuple[str, Path]]
         yield name, path
 
 
-def _inputs(encoder: PreTrainedModel, rows: int, padded: bool) -> dict[str, Tensor | None]:
+def _inputs(encoder: PreTrainedModel, rows: int) -> dict[str, Tensor]:
+    """Rows of different lengths, since without padding most encoders make no masks."""
     pad = getattr(encoder.config, "pad_token_id", None) or 0
-    ids = torch.full((rows, 4), 0 if pad else 1, device=encoder.device)
-    if not padded:
-        return {"input_ids": ids, "attention_mask": None}
-    lengths = 4 - torch.arange(rows, device=ids.device)
-    mask = torch.arange(4, device=ids.device) < lengths[:, None]
-    return {"input_ids": ids.where(mask, pad), "attention_mask": mask.long()}
+    mask = torch.arange(4) < 4 - torch.arange(rows)[:, None]
+    ids = torch.full((rows, 4), 0 if pad else 1).where(mask, pad)
+    return {"input_ids": ids.to(encoder.device), "attention_mask": mask.long().to(encoder.device)}
 
 
 @contextmanager
 def _as_it_was(encoder: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, nothing compiled; afterwards modes and random generators are as before."""
+    """Evaluation mode, no gradients, nothing compiled; afterwards the modes are as before."""
     modes = {module: module.training for module in encoder.modules()}
-    devices = [encoder.device] if encoder.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             encoder.eval()
             yield
     finally:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel
 
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.adapters import SHARED, adapted_layers, add_adapter, new_config, not_by_row
+from hf_mtl.modeling.adapters import SHARED, adapted_layers, add_adapter, new_config, not_by_row, remove_adapter
 from hf_mtl.modeling.conversion import fill
 from hf_mtl.modeling.heads import check_name, new_head, stock_class
 from hf_mtl.modeling.lanes import Lanes
@@ -54,8 +54,7 @@ def drop_task(model: MultiTaskModel, name: str) -> None:
     if lane not in model.lanes.tasks.values():
         still = {adapter for other in model.lanes.tasks.values() for adapter in model.lanes.adapters[other]}
         for adapter in set(model.lanes.adapters.pop(lane)) - still:
-            for layer in adapted_layers(model.encoder).values():
-                layer.delete_adapter(adapter)
+            remove_adapter(model.encoder, adapter)
     del model.heads[name], model.tasks[name]
 
 
