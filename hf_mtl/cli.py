@@ -54,12 +54,15 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     from hf_mtl.data.preparation import prepare
     from hf_mtl.data.report import print_report
     from hf_mtl.data.tokenizer import load_tokenizer
+    from hf_mtl.modeling.adapters import check_targets
     from hf_mtl.modeling.heads import stock_class
     from hf_mtl.modeling.loading import load_encoder_config
 
     console = Console()
     source = encoder_source(run)
     encoder = load_encoder_config(source, run.encoder_config)
+    if run.lora is not None:
+        check_targets(encoder, run.lora.model_dump())
     prepared = prepare(run, load_tokenizer(source, run.max_length), progress=_progress(console))
     for task in prepared.tasks.values():
         stock_class(task, encoder)

@@ -3,6 +3,7 @@
 Where the encoder itself was trained, its weights lie there too, as `model.safetensors`.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapter_files import read_adapter, write_adapter
-from hf_mtl.modeling.adapters import stock_name
+from hf_mtl.modeling.adapters import SHARED, stock_name
 from hf_mtl.modeling.base import Base, base_of
 from hf_mtl.modeling.conversion import fill
 from hf_mtl.modeling.heads import new_head
@@ -24,12 +25,6 @@ from hf_mtl.modeling.loading import drop_pooler
 from hf_mtl.tasks.task import Task
 
 ADAPTERS, HEADS, ENCODER = "adapters", "heads.safetensors", "model.safetensors"
-
-
-def adapted_entries(lanes: Lanes, base: Base | None) -> dict[str, Any]:
-    """What a config says of a model's adapters: each task's, and the encoder below them."""
-    adapters = {task: lane or None for task, lane in lanes.tasks.items()}
-    return {"adapters": adapters, "base": None if base is None else dict(vars(base))}
 
 
 def saved_lanes(entries: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Lanes, Base | None]:
@@ -45,21 +40,32 @@ def saved_lanes(entries: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[
         raise UserError(
             f"config.json: lora.adapters is for tasks {', '.join(adapters)}, and the model has {', '.join(tasks)}"
         )
+    for name in adapters.values():
+        # It names a folder too.
+        if name is not None and name != SHARED and name not in tasks:
+            raise UserError(f"config.json: lora.adapters names {name!r}, which is neither {SHARED!r} nor a task")
     return Lanes({task: adapters[task] or "" for task in tasks}), base_of(entries["base"])
 
 
 def write_adapted(
-    folder: Path, encoder: PreTrainedModel, lanes: Lanes, base: Base | None, weights: Mapping[str, Tensor]
+    folder: Path,
+    config: PreTrainedConfig,
+    encoder: PreTrainedModel,
+    lanes: Lanes,
+    base: Base | None,
+    weights: Mapping[str, Tensor],
 ) -> None:
-    """Writes everything but `config.json`.
+    """Writes a model with adapters.
 
     Args:
-        folder: exists.
+        folder: made if it is not there.
+        config: the model's.
         encoder: with adapters.
         lanes: the model's.
         base: what the encoder was before; None if it has been trained, and is written too.
         weights: the whole model's, by name.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     own = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
     for lane in dict.fromkeys(lanes.tasks.values()):
         if lane:
@@ -71,6 +77,10 @@ def write_adapted(
         stock = {stock_name(name): weight for name, weight in own.items()}
         tensors = {f"encoder.{name}": _plain(weight) for name, weight in stock.items() if name is not None}
         save_file(tensors, folder / ENCODER, metadata={"format": "pt"})
+    saved = copy.deepcopy(config)
+    adapters = {task: lane or None for task, lane in lanes.tasks.items()}
+    saved.lora = {"adapters": adapters, "base": None if base is None else dict(vars(base))}
+    saved.save_pretrained(folder)
 
 
 def read_adapted(

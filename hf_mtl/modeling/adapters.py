@@ -12,7 +12,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_mtl.config_lora import ALL_LINEAR
 from hf_mtl.errors import UserError
@@ -20,6 +20,7 @@ from hf_mtl.modeling.fan_out import FanOut
 from hf_mtl.modeling.lane_layer import LaneForward
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.layers import depths
+from hf_mtl.modeling.loading import drop_pooler
 
 SHARED = "shared"
 """The name of the adapter of all tasks."""
@@ -53,6 +54,18 @@ def new_config(encoder: PreTrainedModel, settings: Mapping[str, Any], *, by_task
     """
     passed = {key: value for key, value in settings.items() if key not in CHOOSING | OURS}
     return LoraConfig(**passed, target_modules=sorted(_targets(encoder, settings, by_task)))
+
+
+def check_targets(config: PreTrainedConfig, settings: Mapping[str, Any]) -> None:
+    """Looks for the layers that a run file's `lora` names in an encoder without weights.
+
+    Raises:
+        UserError: as for `new_config`, except for what cannot be adapted by task.
+    """
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(config)
+    drop_pooler(encoder)
+    _targets(encoder, settings, by_task=False)
 
 
 def add_adapters(encoder: PreTrainedModel, settings: Mapping[str, Any], lanes: Lanes) -> None:

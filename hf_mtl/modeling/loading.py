@@ -194,6 +194,12 @@ def has_adapter(source: str, **where: Any) -> bool:
     return find_adapter_config_file(source, **where) is not None
 
 
+def wanted_dtype(kwargs: Mapping[str, Any]) -> torch.dtype | None:
+    """The precision that keywords of `from_pretrained` ask for; None for that of the file."""
+    dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
+    return getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+
+
 def refuse_misfit(source: str, info: Mapping[str, Any]) -> None:
     """Refuses a saved model whose weights are not exactly those of its config.
 

@@ -1,6 +1,5 @@
 """MultiTaskModel: one encoder, a stock head for each task."""
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.adapted_folder import adapted_entries, read_adapted, saved_lanes, write_adapted
+from hf_mtl.modeling.adapted_folder import read_adapted, saved_lanes, write_adapted
 from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, follow, lanes_of
 from hf_mtl.modeling.base import Base, fingerprint
 from hf_mtl.modeling.configuration import MultiTaskConfig
@@ -31,6 +30,7 @@ from hf_mtl.modeling.loading import (
     own_memory,
     quiet,
     refuse_misfit,
+    wanted_dtype,
     why_not,
 )
 from hf_mtl.modeling.output import MultiTaskOutput
@@ -182,10 +182,7 @@ class MultiTaskModel(PreTrainedModel):
         with quiet():
             encoder, heads = read_adapted(source, config, tasks, lanes, base, **where)
         model = cls.of_parts(encoder, heads, list(tasks.values()), lanes, base)
-        dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or config.dtype
-        if isinstance(dtype, str):
-            dtype = None if dtype == "auto" else getattr(torch, dtype)
-        model.to(dtype or model.dtype)
+        model.to(wanted_dtype(kwargs) or config.dtype or model.dtype)
         model.config.dtype = model.dtype
         model.config._name_or_path = source
         return model
@@ -200,12 +197,8 @@ class MultiTaskModel(PreTrainedModel):
             with quiet():
                 super().save_pretrained(save_directory, **kwargs)
             return
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_adapted(folder, self.encoder, self.lanes, self.base, kwargs.get("state_dict") or self.state_dict())
-        saved = copy.deepcopy(self.config)
-        saved.lora = adapted_entries(self.lanes, self.base)
-        saved.save_pretrained(folder)
+        weights = kwargs.get("state_dict") or self.state_dict()
+        write_adapted(Path(save_directory), self.config, self.encoder, self.lanes, self.base, weights)
 
     def task_model(self, name: str) -> PreTrainedModel:
         """The stock model of a task, as its `AutoModelFor…` would load it: copies of the weights, evaluation mode.

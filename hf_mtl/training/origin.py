@@ -12,7 +12,8 @@ from hf_mtl.config_lora import LoraSection
 from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.inference.pipeline import saved_tokenizer
-from hf_mtl.modeling.loading import four_bit
+from hf_mtl.modeling.adapters import check_targets
+from hf_mtl.modeling.loading import four_bit, load_encoder_config
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import joined, new_part
 from hf_mtl.sources import PACKAGE
@@ -61,7 +62,11 @@ def origin(config: RunConfig, onto: str | None = None) -> Origin:
     if config.lora is not None and config.lora.load_in_4bit:
         four_bit()
     if onto is None:
-        return Origin(config, load_tokenizer(encoder_source(config), config.max_length))
+        source = encoder_source(config)
+        if config.lora is not None:
+            # Before rows are read, which can take long.
+            check_targets(load_encoder_config(source, config.encoder_config), config.lora.model_dump())
+        return Origin(config, load_tokenizer(source, config.max_length))
     found = []
     if config.lora is not None and config.lora.load_in_4bit:
         found.append("lora.load_in_4bit: the model's encoder is read as it is; remove the key")
