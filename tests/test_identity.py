@@ -177,6 +177,23 @@ def test_a_split_that_is_new_or_gone_is_refused(saved):
     assert differences(saved, less) == ["data set notes.v2, split validation: is gone"]
 
 
+def test_another_encoder_is_refused_where_nothing_else_explains_it(saved):
+    """Checkpoints hold only the weights that are trained: the others must be those the run began with."""
+    now = changed(saved.state["identity"], "another", "encoder")
+    assert differences(saved, now) == ["the encoder has other weights: encoder there, another now"]
+    both = changed(now, "elsewhere", "config", "encoder")
+    (line,) = differences(saved, both)
+    assert line.startswith("encoder: ")
+
+
+def test_a_changed_entry_of_lora_is_named(saved):
+    now = changed(saved.state["identity"], {"scope": "shared", "r": 4}, "config", "lora")
+    assert [line.split(":")[0] for line in differences(saved, now)] == ["lora"]
+    found = Checkpoints(saved.path.parent / "more").save(8, {}, {"identity": now})
+    other = changed(now, 8, "config", "lora", "r")
+    assert differences(found, other) == ["lora.r: 4 there, 8 now"]
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_another_version_of_a_library_is_refused_by_its_name(saved, library):
     now = changed(saved.state["identity"], "99.0", "versions", library)

@@ -1,6 +1,7 @@
 """The loss of a step is the design's formula, whatever the micro-batches and absent tasks."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from accelerate import Accelerator
 from hf_mtl.batching.collator import Collator
 from hf_mtl.config import load_config
 from hf_mtl.training.loss import StepCounts, count_step, drop_absent_gradients, micro_batch_loss
-from hf_mtl.training.optimization import make_optimizer
+from hf_mtl.training.optimization import freeze, make_optimizer
 from hf_mtl.training.step import train_step
+from tests.adapted import tiny_adapted
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TASKS = ("topic", "moods", "score", "slots")
@@ -37,6 +39,15 @@ ROWS = [
     sequence("a book", topic=0, score=2.5),
     sequence("sad, sad story", moods=[1]),
 ]
+
+
+LORA = {
+    "shared": {"scope": "shared"},
+    "per_task": {"scope": "per_task"},
+    "both": {"scope": "both"},
+    "dora": {"scope": "per_task", "use_dora": True},
+    "encoder trained": {"scope": "both", "train_encoder": True},
+}
 
 
 @pytest.fixture
@@ -114,6 +125,38 @@ def test_a_task_without_an_item_in_the_step_does_not_move(model, accelerator):
         if absent:
             assert torch.equal(tensor, before[name]), name
     assert not torch.equal(model.heads["topic"].classifier.weight, before["heads.topic.classifier.weight"])
+
+
+def moved(model, before):
+    """The parts that are not what they were: heads, adapters, and the encoder's own weights."""
+    names = (name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name]))
+    found = set()
+    for name in names:
+        adapter = re.search(r"\.lora_\w+\.(\w+)", name)
+        found.add(adapter.group(1) if adapter else ".".join(name.split(".")[:2]) if "heads." in name else "encoder")
+    return found
+
+
+@pytest.mark.parametrize("lora", LORA.values(), ids=LORA)
+def test_a_task_without_an_item_in_the_step_moves_no_adapter_of_its_own(tmp_path, accelerator, lora):
+    model = tiny_adapted(tmp_path, **lora).train()
+    freeze(model, "embeddings" if lora.get("train_encoder") else None)
+    optimizer = optimizer_of(model)
+    weights = dict.fromkeys(TASKS, 1.0)
+    everything = {f"heads.{task}" for task in TASKS} | ({"encoder"} if lora.get("train_encoder") else set())
+    before = copy.deepcopy(model.state_dict())
+    train_step(model, batches(model, ROWS, 3), optimizer, accelerator, weights, 1.0)  # fills AdamW's momentum
+    shared = {"shared"} if lora["scope"] != "per_task" else set()
+    own = set(TASKS) if lora["scope"] != "shared" else set()
+    assert moved(model, before) == everything | shared | own
+    before = copy.deepcopy(model.state_dict())
+    for size in (2, 1):
+        train_step(model, batches(model, ROWS[:2], size), optimizer, accelerator, weights, 1.0)
+    absent = {"moods", "score"}
+    assert moved(model, before) == (everything - {f"heads.{task}" for task in absent}) | shared | (own - absent)
+    embeddings = {name: tensor for name, tensor in model.state_dict().items() if ".embeddings." in name}
+    assert embeddings
+    assert all(torch.equal(tensor, before[name]) for name, tensor in embeddings.items())
 
 
 def test_a_step_without_an_item_changes_nothing(model, accelerator):

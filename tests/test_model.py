@@ -10,7 +10,8 @@ from transformers import AutoModel, AutoTokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.heads import head_config
-from hf_mtl.modeling.model import MultiTaskModel, MultiTaskOutput
+from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.modeling.output import MultiTaskOutput
 from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.types import build_task

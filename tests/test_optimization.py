@@ -9,7 +9,9 @@ from hf_mtl.errors import UserError
 from hf_mtl.modeling.layers import depths, layer_list
 from hf_mtl.training.optimization import freeze, make_optimizer
 from hf_mtl.training.trainer import MultiTaskTrainer
+from tests.adapted import tiny_adapted
 from tests.runs import tiny_run
+from tests.test_model import text_task
 from tests.tiny import ARCHITECTURES, tiny_encoder, tiny_model
 
 OWN_LAYERS = [name for name in (*ARCHITECTURES, "qwen3") if name != "albert"]
@@ -88,6 +90,34 @@ def test_heads_and_layers_learn_at_their_own_rates(tmp_path):
     plain = rates(tiny_model(tmp_path))
     assert {rate for rate, _ in plain.values()} == {1.0}
     assert set(plain) == set(found)
+
+
+def test_adapters_are_trained_whatever_is_frozen(tmp_path):
+    model = tiny_adapted(tmp_path, scope="both", train_encoder=True)
+    adapters = {name for name in trained(model) if ".lora_" in name}
+    depth = depths(model.encoder)
+    freeze(model, "embeddings")
+    assert trained(model) == adapters | {name for name in depth if depth[name] >= 0}
+    freeze(model, LayersConfig(layers="0"))
+    assert trained(model) == adapters | {name for name in depth if depth[name] != 0}
+    freeze(model, "encoder")
+    assert trained(model) == adapters
+
+
+def test_adapters_learn_at_the_rates_of_their_layers_and_nothing_else_of_the_encoder_does(tmp_path):
+    model = tiny_adapted(tmp_path, scope="per_task", use_dora=True)
+    found = rates(model, head_learning_rate=3.0, layerwise_lr_decay=0.5)
+    assert set(found) == {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert found["encoder.encoder.layer.1.output.dense.lora_A.topic.weight"] == (1.0, 0.1)
+    assert found["encoder.encoder.layer.0.output.dense.lora_B.slots.weight"] == (0.5, 0.1)
+    assert found["heads.topic.classifier.weight"] == (3.0, 0.1)
+
+
+@pytest.mark.parametrize("name", ["bias_check", "topic_norm", "layernorm"])
+def test_a_task_s_name_does_not_decide_on_its_decay(tmp_path, name):
+    found = rates(tiny_adapted(tmp_path, tasks=[text_task(name), text_task("other")], scope="per_task"))
+    for weight in ("heads.{}.classifier.weight", "encoder.encoder.layer.1.output.dense.lora_A.{}.weight"):
+        assert found[weight.format(name)] == found[weight.format("other")] == (1.0, 0.1)
 
 
 def test_a_frozen_encoder_comes_out_as_it_went_in(tmp_path):

@@ -14,7 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hf_mtl.config_keys import TrainingConfig
 from hf_mtl.training.optimization import make_optimizer, make_schedule
-from hf_mtl.training.tensors import Generators, load_model, load_optimizer, model_tensors, optimizer_tensors
+from hf_mtl.training.tensors import (
+    Generators,
+    changing_tensors,
+    load_model,
+    load_optimizer,
+    model_tensors,
+    optimizer_tensors,
+)
 
 NEVER, LATE = "never", "late"
 """Heads: one never has a gradient, the other not until the run is resumed."""
@@ -110,8 +117,39 @@ def test_weights_of_another_model_are_refused():
     model, _, _ = make("sgd", 0)
     weights = model_tensors(model)
     del weights["stem.0.bias"]
-    with pytest.raises(RuntimeError, match="Missing key"):
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(
+        RuntimeError, match=r"these weights are not the model's: missing \['stem.0.bias'\], besides \[\]"
+    ):
         load_model(model, weights)
+    more = model_tensors(model) | {"more": torch.zeros(1)}
+    with pytest.raises(RuntimeError, match=r"missing \[\], besides \['more'\]"):
+        load_model(model, more)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("frozen", [["stem.0.weight", "heads.early.bias"], []])
+def test_what_is_not_trained_is_neither_written_nor_missed(tmp_path, frozen):
+    model, optimizer, schedule = make("adamw_torch_fused", 0)
+    weights = dict(model.named_parameters())
+    for name in frozen:
+        weights[name].requires_grad_(False)
+    train(model, optimizer, schedule, range(3))
+    tensors = written(tmp_path, "model", changing_tensors(model))
+    assert model.state_dict().keys() - tensors.keys() == set(frozen)
+    assert {name for name in tensors if "running" in name}
+    wanted = model_tensors(model)
+    again, *_ = make("adamw_torch_fused", 1)
+    with torch.no_grad():
+        for name in frozen:
+            dict(again.named_parameters())[name].copy_(wanted[name]).requires_grad_(False)
+    load_model(again, tensors)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model_tensors(again).items())
+    if frozen:
+        # Where it is trained now, it would keep what it began with.
+        dict(again.named_parameters())[frozen[0]].requires_grad_(True)
+        with pytest.raises(RuntimeError, match=rf"missing \['{frozen[0]}'\]"):
+            load_model(again, tensors)
 
 
 def draw_all() -> list:

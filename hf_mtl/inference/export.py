@@ -3,17 +3,15 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.inference.new_folder import new_folder
 from hf_mtl.inference.pipeline import saved_tokenizer
-from hf_mtl.modeling.adapted_folder import ADAPTERS, HEADS
+from hf_mtl.modeling.adapted_folder import WEIGHTS
 from hf_mtl.modeling.loading import quiet
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import drop_task, merged
@@ -82,32 +80,31 @@ def drop_saved_task(model: str | os.PathLike[str], task: str) -> None:
         raise UserError(f"{model}: a task is dropped from a folder, and there is none; download the model first")
     left = MultiTaskModel.from_pretrained(folder)
     drop_task(left, task)
-    beside = Path(tempfile.mkdtemp(prefix=".dropping-", dir=_writable(folder)))
-    try:
-        left.save_pretrained(beside)
+    with new_folder(folder, overwrite=True) as new:
+        left.save_pretrained(new)
         metrics = folder / "metrics.json"
         if metrics.exists():
             kept = _without(json.loads(metrics.read_text(encoding="utf-8")), task)
-            (beside / "metrics.json").write_text(
-                json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-            )
-        for file in (entry for entry in beside.iterdir() if entry.is_file()):
-            os.replace(file, folder / file.name)
-        # What the config no longer names goes last.
-        shutil.rmtree(folder / ADAPTERS / task, ignore_errors=True)
-        if not (beside / ADAPTERS).exists():
-            shutil.rmtree(folder / ADAPTERS, ignore_errors=True)
-            (folder / HEADS).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            text = json.dumps(kept, ensure_ascii=False, indent=2)
+            (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        for entry in folder.iterdir():
+            if entry.name not in {"config.json", "metrics.json", *WEIGHTS}:
+                _take_over(entry, new / entry.name)
 
 
-def _writable(folder: Path) -> Path:
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written: give write permission")
-    return folder
+def _take_over(entry: Path, place: Path) -> None:
+    if entry.is_dir():
+        shutil.copytree(entry, place, copy_function=_link)
+    else:
+        _link(entry, place)
+
+
+def _link(source: str | Path, place: str | Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        # Not every file system has hard links.
+        shutil.copy2(source, place)
 
 
 def _without(metrics: dict[str, Any], task: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from hf_mtl.errors import UserError
 
 
@@ -34,8 +36,8 @@ def new_folder(output_dir: str | os.PathLike[str], overwrite: bool = False) -> I
         new.mkdir()
         yield new
         _put_in_place(new, folder, beside / "old")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
@@ -25,6 +26,8 @@ from hf_mtl.modeling.loading import drop_pooler
 from hf_mtl.tasks.task import Task
 
 ADAPTERS, HEADS, ENCODER = "adapters", "heads.safetensors", "model.safetensors"
+WEIGHTS = (ENCODER, HEADS, ADAPTERS)
+"""What holds weights: the first, or with adapters the others, or all."""
 
 
 def saved_lanes(entries: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Lanes, Base | None]:
@@ -33,17 +36,17 @@ def saved_lanes(entries: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[
     Raises:
         UserError: if it speaks of other tasks than the config, or cannot be read.
     """
-    adapters = entries.get("adapters")
-    if set(entries) != {"adapters", "base"} or not isinstance(adapters, Mapping):
-        raise UserError(f"config.json: lora has {', '.join(entries)}; it holds adapters and base")
+    adapters = entries.get("adapters") if isinstance(entries, Mapping) else None
+    if not isinstance(adapters, Mapping) or set(entries) != {"adapters", "base"}:
+        raise UserError(f"config.json: lora is {entries!r}; it holds adapters and base")
     if set(adapters) != set(tasks):
         raise UserError(
             f"config.json: lora.adapters is for tasks {', '.join(adapters)}, and the model has {', '.join(tasks)}"
         )
-    for name in adapters.values():
+    for task, name in adapters.items():
         # It names a folder too.
-        if name is not None and name != SHARED and name not in tasks:
-            raise UserError(f"config.json: lora.adapters names {name!r}, which is neither {SHARED!r} nor a task")
+        if name not in (None, SHARED, task):
+            raise UserError(f"config.json: the adapter of {task} in lora is {name!r}; use {SHARED!r}, {task!r} or null")
     return Lanes({task: adapters[task] or "" for task in tasks}), base_of(entries["base"])
 
 
@@ -65,6 +68,13 @@ def write_adapted(
         base: what the encoder was before; None if it has been trained, and is written too.
         weights: the whole model's, by name.
     """
+    if base is not None and any(
+        weight.requires_grad for name, weight in encoder.named_parameters() if stock_name(name) is not None
+    ):
+        raise UserError(
+            "the encoder's own weights can be trained (requires_grad), and a model with adapters on a published "
+            "encoder is saved without them; keep them frozen, or make the model with train_encoder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     own = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
     for lane in dict.fromkeys(lanes.tasks.values()):
@@ -78,6 +88,7 @@ def write_adapted(
         tensors = {f"encoder.{name}": _plain(weight) for name, weight in stock.items() if name is not None}
         save_file(tensors, folder / ENCODER, metadata={"format": "pt"})
     saved = copy.deepcopy(config)
+    saved.dtype = encoder.dtype
     adapters = {task: lane or None for task, lane in lanes.tasks.items()}
     saved.lora = {"adapters": adapters, "base": None if base is None else dict(vars(base))}
     saved.save_pretrained(folder)
@@ -101,7 +112,8 @@ def read_adapted(
         OSError: if a file is not there.
     """
     if base is not None:
-        encoder = base.load(config.encoder_config)
+        access = {key: value for key, value in where.items() if key not in ("revision", "subfolder")}
+        encoder = base.load(config.encoder_config, **access).requires_grad_(False)
     else:
         encoder = _own_encoder(source, config.encoder_config, where)
     subfolder = where.pop("subfolder", "")
@@ -109,7 +121,7 @@ def read_adapted(
         if lane:
             place = "/".join(filter(None, (subfolder, ADAPTERS, lane)))
             read_adapter(encoder, lane, source, subfolder=place, **where)
-    weights = load_file(str(cached_file(source, HEADS, subfolder=subfolder, **where)))
+    weights = _read(source, HEADS, subfolder=subfolder, **where)
     heads = {}
     for name, task in tasks.items():
         with torch.device("meta"):
@@ -128,7 +140,7 @@ def _of(key: str, task: str) -> bool:
 def _own_encoder(source: str, config: PreTrainedConfig, where: Mapping[str, Any]) -> PreTrainedModel:
     encoder = AutoModel.from_config(config)
     drop_pooler(encoder)
-    weights = load_file(str(cached_file(source, ENCODER, **where)))
+    weights = _read(source, ENCODER, **where)
     own = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
     return _filled(encoder, own, f"{source}: {ENCODER}")
 
@@ -138,6 +150,15 @@ def _filled(model: PreTrainedModel, weights: Mapping[str, Tensor], told: str) ->
         return fill(model, weights, dict(model.named_buffers()))
     except RuntimeError as error:
         raise UserError(f"model {told}: the weights do not fit config.json; {' '.join(str(error).split())}") from error
+
+
+def _read(source: str, file: str, **where: Any) -> dict[str, Tensor]:
+    try:
+        return load_file(str(cached_file(source, file, **where)))
+    except SafetensorError as error:
+        raise UserError(
+            f"model {source}: {file} is not whole ({error}); take it again from where it was made"
+        ) from error
 
 
 def _plain(weight: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from hf_mtl.config_lora import ALL_LINEAR
+from hf_mtl.config_lora import ALL_LINEAR, LoraSection
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.fan_out import FanOut
 from hf_mtl.modeling.lane_layer import LaneForward
@@ -30,8 +32,27 @@ CHOOSING = {"target_modules", "exclude_modules", "layers_to_transform"}
 """Entries that choose layers."""
 
 
+def whole_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A run file's `lora` with every default written out.
+
+    Raises:
+        UserError: for what a run file could not say.
+    """
+    try:
+        return LoraSection.model_validate(given).model_dump()
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
+        raise UserError(f"lora: {'; '.join(told)}") from None
+
+
 def lanes_of(scope: str, tasks: Sequence[str]) -> Lanes:
-    """The lanes of a new model's tasks, by the `scope` of its adapters."""
+    """The lanes of a new model's tasks, by the `scope` of its adapters.
+
+    Raises:
+        UserError: for a task that is called as the adapter of all tasks.
+    """
+    if SHARED in tasks:
+        raise UserError(f"a task cannot be called {SHARED!r} beside adapters: that is the name of the one of all tasks")
     if scope == "shared":
         return Lanes(dict.fromkeys(tasks, SHARED))
     both = {task: (SHARED, task) for task in tasks} if scope == "both" else None
@@ -53,7 +74,12 @@ def new_config(encoder: PreTrainedModel, settings: Mapping[str, Any], *, by_task
         UserError: for targets that the encoder does not have, or that cannot be adapted by task.
     """
     passed = {key: value for key, value in settings.items() if key not in CHOOSING | OURS}
-    return LoraConfig(**passed, target_modules=sorted(_targets(encoder, settings, by_task)))
+    targets = sorted(_targets(encoder, settings, by_task))
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in settings.get(key) or ():
+            if not any(get_pattern_key([pattern], target) == pattern for target in targets):
+                raise UserError(f"lora.{key}: {pattern!r} is the end of no adapted layer's name; {_ends(targets)} are")
+    return LoraConfig(**passed, target_modules=targets)
 
 
 def check_targets(config: PreTrainedConfig, settings: Mapping[str, Any]) -> None:
@@ -154,12 +180,18 @@ def stock_name(name: str) -> str | None:
     return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
 
-def find_targets(encoder: PreTrainedModel, config: LoraConfig) -> list[str]:
-    """The linear layers that PEFT would adapt in a bare encoder, by their full names."""
+def find_targets(encoder: PreTrainedModel, config: LoraConfig, prefix: str = "") -> list[str]:
+    """The linear layers that PEFT would adapt in a bare encoder, by their full names.
+
+    Args:
+        encoder: stock, or with adapters already.
+        config: PEFT's.
+        prefix: what stands before the names where the encoder is part of the model that the config is for.
+    """
     linear = _linear(encoder)
     if config.target_modules == ALL_LINEAR:
-        config = replace(config, target_modules=list(linear))
-    return [name for name in linear if check_target_module_exists(config, name)]
+        config = replace(config, target_modules=[f"{prefix}{name}" for name in linear])
+    return [name for name in linear if check_target_module_exists(config, f"{prefix}{name}")]
 
 
 def _linear(encoder: nn.Module) -> list[str]:

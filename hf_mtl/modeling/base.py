@@ -1,9 +1,10 @@
 """The published encoder that a model with adapters stands on: named in its config, not copied."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -31,22 +32,34 @@ class Base:
     revision: str | None
     fingerprint: str
 
+    @classmethod
+    def of(cls, encoder: str, revision: str | None, model: nn.Module) -> Self:
+        """What is noted of an encoder.
+
+        Args:
+            encoder: as it was given; a folder is noted as an absolute one.
+            revision: of a Hub repository.
+            model: its weights.
+        """
+        return cls(os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, revision, fingerprint(model))
+
     @property
     def peft_name(self) -> str | None:
         """What PEFT can load the base by."""
         return None if self.encoder.startswith(PACKAGE) else self.encoder
 
-    def load(self, config: Any) -> PreTrainedModel:
+    def load(self, config: Any, **access: Any) -> PreTrainedModel:
         """The encoder, if it is still the same.
 
         Args:
             config: the encoder's.
+            access: `token`, `cache_dir`, `local_files_only` and the like, as for `from_pretrained`.
 
         Raises:
             UserError: if it cannot be loaded or has other weights.
         """
         try:
-            encoder = load_encoder(self.encoder, config, self.revision)
+            encoder = load_encoder(self.encoder, config, self.revision, **access)
         except UserError as error:
             raise UserError(
                 f"{error}. The adapters need the encoder they were trained on; where it lies elsewhere now, name that "
@@ -61,16 +74,36 @@ class Base:
         return encoder
 
 
-def fingerprint(encoder: nn.Module) -> str:
-    """Tells apart encoders of one architecture that were trained otherwise, in little time; adapters are not read.
+def published_base(
+    encoder: str, revision: str | None, loaded: PreTrainedModel, settings: Mapping[str, Any]
+) -> Base | None:
+    """The base of a new model with adapters; None where the encoder is trained too, so that it is saved with them.
 
-    Samples of embeddings, biases and norms: any training moves these, and quantising leaves them as they are.
+    Args:
+        encoder: Hub id, folder or `package://…`.
+        revision: of a Hub repository.
+        loaded: its weights.
+        settings: a run file's `lora`.
     """
-    linear = {f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
+    if settings["train_encoder"]:
+        return None
+    revision = revision or getattr(loaded.config, "_commit_hash", None)
+    # What is saved stands on the encoder as it was published, not on its weights in 4 bits.
+    published = load_encoder(encoder, loaded.config, revision) if settings["load_in_4bit"] else loaded
+    return Base.of(encoder, revision, published)
+
+
+def fingerprint(model: nn.Module, *, adapters: bool = False) -> str:
+    """Tells apart models of one architecture whose weights differ, in little time, by a sample of each weight.
+
+    Args:
+        model: an encoder, or a whole model.
+        adapters: whether adapters are read too.
+    """
     digest = hashlib.sha256()
-    for path, weight in sorted(encoder.named_parameters()):
-        name = stock_name(path)
-        if name is not None and path not in linear:
+    for path, weight in sorted(model.named_parameters()):
+        name = path if adapters else stock_name(path)
+        if name is not None:
             flat = weight.detach().flatten()
             step = max(1, len(flat) // SAMPLE)
             digest.update(f"{name} {list(weight.shape)}".encode())
@@ -86,6 +119,8 @@ def base_of(entries: Mapping[str, Any] | None) -> Base | None:
     """
     if entries is None:
         return None
-    if set(entries) != {"encoder", "revision", "fingerprint"}:
-        raise UserError(f"config.json: lora.base has {', '.join(entries)}; it names encoder, revision and fingerprint")
+    if not isinstance(entries, Mapping) or set(entries) != {"encoder", "revision", "fingerprint"}:
+        raise UserError(f"config.json: lora.base is {entries!r}; it names encoder, revision and fingerprint")
+    if not isinstance(entries["encoder"], str):
+        raise UserError(f"config.json: lora.base.encoder is {entries['encoder']!r}; name a Hub id or a folder")
     return Base(**entries)

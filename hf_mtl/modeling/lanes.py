@@ -86,9 +86,18 @@ class Lanes:
         lanes, route = getattr(_OF_THREAD, "route", (None, NO_ROUTE))
         return route if lanes is self else NO_ROUTE
 
+    def own_adapters(self, task: str) -> list[str]:
+        """The adapters that no other task's rows go through."""
+        others = {name for other, lane in self.tasks.items() if other != task for name in self.adapters[lane]}
+        return [name for name in self.adapters[self.tasks[task]] if name not in others]
+
     def leave(self) -> None:
         """Forgets the route: what passes through the encoder next is no batch of tasks."""
         self._route, _OF_THREAD.route = NO_ROUTE, (self, NO_ROUTE)
+
+    def passed(self) -> None:
+        """Forgets this thread's route; that of training stays for the backward, which may compute states again."""
+        _OF_THREAD.route = self, NO_ROUTE
 
     def index(self) -> Tensor | None:
         """The rows that are copied, for `FanOut`."""

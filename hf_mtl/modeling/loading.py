@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,8 +32,6 @@ OURS = {
     "output_attentions", "output_hidden_states", "problem_type", "return_dict", "transformers_version",
 }  # fmt: skip
 """Entries of an encoder's config that the model sets itself."""
-WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
-"""Keywords of `from_pretrained` that say where the files are."""
 
 
 def load_encoder_config(
@@ -77,7 +75,7 @@ def _override(config: PreTrainedConfig, key: str, value: Any) -> None:
 
 
 def load_encoder(
-    encoder: str, config: PreTrainedConfig, revision: str | None = None, *, in_4bit: bool = False
+    encoder: str, config: PreTrainedConfig, revision: str | None = None, *, in_4bit: bool = False, **access: Any
 ) -> PreTrainedModel:
     """The stock base model without its pooler (that is the heads'), every weight from the checkpoint, in float32.
 
@@ -88,6 +86,7 @@ def load_encoder(
         config: its config.
         revision: of a Hub repository.
         in_4bit: whether its linear layers are held in 4 bits, as weights that are not trained can be.
+        access: `token`, `cache_dir`, `local_files_only` and the like, as for `from_pretrained`.
 
     Raises:
         UserError: if there is no safetensors checkpoint, or it lacks weights of the encoder.
@@ -101,6 +100,8 @@ def load_encoder(
             config.model_type,
         )
     try:
+        if has_adapter(source, revision=revision or "main", **access):
+            raise UserError(f"encoder {encoder}: {ADAPTER}")
         with quiet():
             model, info = AutoModel.from_pretrained(
                 source,
@@ -112,13 +113,14 @@ def load_encoder(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **(four_bit() if in_4bit else {}),
+                **access,
             )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler"))
     shapes = sorted(f"{name} ({list(found)}, not {list(wanted)})" for name, found, wanted in info["mismatched_keys"])
     if missing or shapes:
-        what = f"has no weights {_some(missing)}" if missing else f"has weights of another shape: {_some(shapes)}"
+        what = f"has no weights {some(missing)}" if missing else f"has weights of another shape: {some(shapes)}"
         raise UserError(
             f"encoder {encoder}: the checkpoint {what}; it does not fit the {config.model_type} config "
             "(or encoder_config changes a size): take a complete checkpoint"
@@ -194,34 +196,6 @@ def has_adapter(source: str, **where: Any) -> bool:
     return find_adapter_config_file(source, **where) is not None
 
 
-def wanted_dtype(kwargs: Mapping[str, Any]) -> torch.dtype | None:
-    """The precision that keywords of `from_pretrained` ask for; None for that of the file."""
-    dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
-    return getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-
-
-def refuse_misfit(source: str, info: Mapping[str, Any]) -> None:
-    """Refuses a saved model whose weights are not exactly those of its config.
-
-    Args:
-        source: its folder or id.
-        info: what transformers tells of loading it.
-
-    Raises:
-        UserError: if weights are missing, left over or of another shape.
-    """
-    wrong = {
-        "missing": sorted(info.get("missing_keys", ())),
-        "not part of the model": sorted(info.get("unexpected_keys", ())),
-        "of another shape": sorted(name for name, _, _ in info.get("mismatched_keys", ())),
-    }
-    found = [f"{kind}: {', '.join(names[:5])} ({len(names)})" for kind, names in wrong.items() if names]
-    if found:
-        raise UserError(
-            f"model {source}: the weights do not fit config.json; {'; '.join(found)}. Take the folder as it was saved"
-        )
-
-
 def drop_pooler(model: PreTrainedModel) -> None:
     """Take the pooler off a base model: stock heads that pool own theirs."""
     for name in ("pooler", "pooler_activation"):
@@ -260,7 +234,8 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """A few of many names."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

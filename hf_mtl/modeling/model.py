@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapted_folder import read_adapted, saved_lanes, write_adapted
-from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, follow, lanes_of
-from hf_mtl.modeling.base import Base, fingerprint
+from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, follow, lanes_of, whole_settings
+from hf_mtl.modeling.base import Base, published_base
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
 from hf_mtl.modeling.fan_out import FanOut
@@ -21,7 +22,6 @@ from hf_mtl.modeling.heads import check_name, new_head, saved_tasks, stock_class
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import (
     ADAPTER,
-    WHERE,
     drop_pooler,
     has_adapter,
     load_encoder,
@@ -29,11 +29,10 @@ from hf_mtl.modeling.loading import (
     load_head,
     own_memory,
     quiet,
-    refuse_misfit,
-    wanted_dtype,
     why_not,
 )
 from hf_mtl.modeling.output import MultiTaskOutput
+from hf_mtl.modeling.reading import LOADING_INFO, WHERE, refuse_keywords, refuse_misfit, wanted_dtype
 from hf_mtl.tasks.task import Task
 
 
@@ -94,17 +93,18 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             UserError: if the encoder cannot be loaded or cannot carry the tasks or adapters.
         """
+        settings = None if lora is None else whole_settings(lora)
         config = load_encoder_config(encoder, encoder_config, revision)
         for task in tasks:
             check_name(task.name)
             stock_class(task, config)
-        body = load_encoder(encoder, config, revision, in_4bit=lora is not None and lora["load_in_4bit"])
+        body = load_encoder(encoder, config, revision, in_4bit=settings is not None and settings["load_in_4bit"])
         heads = {task.name: load_head(encoder, task, body.config, revision) for task in tasks}
-        if lora is None:
+        if settings is None:
             return cls.of_parts(body, heads, tasks)
-        lanes = lanes_of(lora["scope"], [task.name for task in tasks])
-        base = None if lora["train_encoder"] else Base(encoder, revision, fingerprint(body))
-        add_adapters(body, lora, lanes)
+        lanes = lanes_of(settings["scope"], [task.name for task in tasks])
+        base = published_base(encoder, revision, body, settings)
+        add_adapters(body, settings, lanes)
         return cls.of_parts(body, heads, tasks, lanes, base)
 
     @classmethod
@@ -153,32 +153,28 @@ class MultiTaskModel(PreTrainedModel):
             cached_file(source, "config.json", **where)
             if has_adapter(source, **{key: value for key, value in where.items() if key in ("revision", "token")}):
                 raise UserError(f"model {source}: {ADAPTER}")
-            config = MultiTaskConfig.from_pretrained(source, **where)
+            given = kwargs.get("config")
+            config = given if isinstance(given, MultiTaskConfig) else MultiTaskConfig.from_pretrained(source, **where)
             if config.lora is not None:
-                model, info = cls._from_adapted(source, config, config.lora, where, kwargs), {}
+                model, info = cls._from_adapted(source, config, where, kwargs), dict.fromkeys(LOADING_INFO, ())
             else:
                 kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
                 with quiet():
                     model, info = super().from_pretrained(source, *model_args, **kwargs)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(f"model {source}: {why_not(source, error)}") from error
         refuse_misfit(source, info)
         own_memory(model)
         return (model, info) if wants_info else model
 
     @classmethod
-    def _from_adapted(
-        cls,
-        source: str,
-        config: MultiTaskConfig,
-        lora: Mapping[str, Any],
-        where: Mapping[str, Any],
-        kwargs: Mapping[str, Any],
-    ) -> Self:
-        if attention := kwargs.get("attn_implementation"):
+    def _from_adapted(cls, source: str, config: Any, where: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Self:
+        refuse_keywords(source, kwargs)
+        # transformers' auto classes put the choice of attention into the config.
+        if attention := kwargs.get("attn_implementation") or config._attn_implementation:
             config.encoder_config._attn_implementation = attention
         tasks = saved_tasks(config)
-        lanes, base = saved_lanes(lora, tasks)
+        lanes, base = saved_lanes(config.lora, tasks)
         with quiet():
             encoder, heads = read_adapted(source, config, tasks, lanes, base, **where)
         model = cls.of_parts(encoder, heads, list(tasks.values()), lanes, base)
@@ -196,9 +192,11 @@ class MultiTaskModel(PreTrainedModel):
         if not any(self.lanes.tasks.values()):
             with quiet():
                 super().save_pretrained(save_directory, **kwargs)
-            return
-        weights = kwargs.get("state_dict") or self.state_dict()
-        write_adapted(Path(save_directory), self.config, self.encoder, self.lanes, self.base, weights)
+        elif kwargs.get("push_to_hub"):
+            raise UserError("push_to_hub: a model with adapters cannot be published yet")
+        elif kwargs.get("is_main_process", True):
+            weights = kwargs.get("state_dict") or self.state_dict()
+            write_adapted(Path(save_directory), self.config, self.encoder, self.lanes, self.base, weights)
 
     def task_model(self, name: str) -> PreTrainedModel:
         """The stock model of a task, as its `AutoModelFor…` would load it: copies of the weights, evaluation mode.
@@ -214,12 +212,8 @@ class MultiTaskModel(PreTrainedModel):
     def own_parameters(self, name: str) -> Iterator[nn.Parameter]:
         """The weights that a task alone trains: its head, and the adapters that are its own."""
         yield from self.heads[name].parameters()
-        others = {
-            adapter for task, lane in self.lanes.tasks.items() if task != name for adapter in self.lanes.adapters[lane]
-        }
-        for adapter in self.lanes.adapters[self.lanes.tasks[name]]:
-            if adapter not in others:
-                yield from adapter_parameters(self.encoder, adapter)
+        for adapter in self.lanes.own_adapters(name):
+            yield from adapter_parameters(self.encoder, adapter)
 
     @classmethod
     def from_task_models(cls, /, encoder: PreTrainedModel | None = None, **task_models: PreTrainedModel) -> Self:
@@ -279,7 +273,9 @@ class MultiTaskModel(PreTrainedModel):
         index = self.lanes.index()
         if index is not None and self._copies_inside is None:
             inputs = {key: None if value is None else value.index_select(0, index) for key, value in inputs.items()}
-        return shares.split(self.encoder(**inputs).last_hidden_state)
+        states = self.encoder(**inputs).last_hidden_state
+        self.lanes.passed()
+        return shares.split(states)
 
     def forward(
         self,

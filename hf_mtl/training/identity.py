@@ -11,7 +11,7 @@ from hf_mtl.data.preparation import Prepared
 from hf_mtl.errors import UserError
 from hf_mtl.training.checkpoint import Checkpoint
 
-LIBRARIES = ("hf_mtl", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+LIBRARIES = ("hf_mtl", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 MAY_DIFFER = frozenset({
     "base_dir", "training.output_dir", "training.per_device_train_batch_size", "training.gradient_accumulation_steps",
     "training.per_device_eval_batch_size", "training.gradient_checkpointing", "training.dataloader_num_workers",
@@ -21,13 +21,14 @@ MAY_DIFFER = frozenset({
 """Keys that change where, when and how a run computes, but not what: the step's size is the checkpoint's."""
 
 
-def identity(config: RunConfig, prepared: Prepared, encoder: str) -> dict[str, Any]:
+def identity(config: RunConfig, prepared: Prepared, encoder: str, onto: str | None = None) -> dict[str, Any]:
     """What a checkpoint is stamped with, as JSON.
 
     Args:
         config: the run.
         prepared: its rows.
         encoder: the fingerprint of the encoder that the run starts from: checkpoints hold only what is trained.
+        onto: that of the model that the run's tasks are put on, if there is one.
     """
     values = {
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -37,6 +38,7 @@ def identity(config: RunConfig, prepared: Prepared, encoder: str) -> dict[str, A
             for name, splits in prepared.sequences.items()
         },
         "encoder": encoder,
+        "onto": onto,
     }
     return json.loads(json.dumps(values))
 
@@ -52,8 +54,11 @@ def refuse_another(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     for key, old, new in _differences(saved["config"], now["config"]):
         if key not in MAY_DIFFER:
             found.append(f"{key}: {shown(old)} there, {shown(new)} now")
-    if not found and saved["encoder"] != now["encoder"]:
-        found.append(f"the encoder has other weights: {saved['encoder']} there, {now['encoder']} now")
+    if saved.get("onto") != now["onto"]:
+        there, here = (stamp.get("onto") or "none" for stamp in (saved, now))
+        found.append(f"the model that the tasks are put on: {there} there, {here} now (add-task names it)")
+    elif not found and saved.get("encoder") != now["encoder"]:
+        found.append(f"the encoder has other weights: {saved.get('encoder')} there, {now['encoder']} now")
     if not found:
         # Another version reads rows in its own way, and another run file other rows: that is said already.
         for key, old, new in _differences(saved["data"], now["data"]):

@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule, as `transformers.Trainer` sets them up."""
 
 import math
+import re
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from hf_mtl.modeling.adapters import stock_name
 from hf_mtl.modeling.layers import depths, final_norms
 from hf_mtl.modeling.model import MultiTaskModel
 
-NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 """Names of parameters without weight decay, as in `transformers.Trainer`."""
 
 
@@ -67,7 +68,7 @@ def make_optimizer(model: MultiTaskModel, config: TrainingConfig) -> Optimizer:
     Raises:
         UserError: if the encoder has no layers of its own to tell apart, or nothing is left to train.
     """
-    decayed = set(get_parameter_names(model, [nn.LayerNorm], NOT_DECAYED))
+    decayed = {name for name in get_parameter_names(model, [nn.LayerNorm]) if not NOT_DECAYED.search(_unnamed(name))}
     rates = _rates(model, config)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
@@ -78,6 +79,11 @@ def make_optimizer(model: MultiTaskModel, config: TrainingConfig) -> Optimizer:
     if config.optim == "sgd":
         return torch.optim.SGD(settings, lr=config.learning_rate)
     return torch.optim.AdamW(settings, lr=config.learning_rate, fused=config.optim == "adamw_torch_fused")
+
+
+def _unnamed(name: str) -> str:
+    """A parameter's name without that of a task, which may sound like that of a bias or a norm."""
+    return re.sub(r"(^heads|\.lora_\w+)\.[^.]+", r"\1", name).lower()
 
 
 def _rates(model: MultiTaskModel, config: TrainingConfig) -> dict[str, float]:

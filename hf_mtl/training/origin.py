@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config import encoder_source
@@ -13,6 +14,7 @@ from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapters import check_targets
+from hf_mtl.modeling.base import fingerprint
 from hf_mtl.modeling.loading import four_bit, load_encoder_config
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import joined, new_part
@@ -28,11 +30,13 @@ class Origin:
         config: the run, which reads rows as the model does.
         tokenizer: the model's.
         onto: the saved model that the run's tasks are put on; None for a run of its own.
+        stamp: tells that model apart from others.
     """
 
     config: RunConfig
     tokenizer: PreTrainedTokenizerBase
     onto: MultiTaskModel | None = None
+    stamp: str | None = None
 
     def model(self, tasks: Sequence[Task]) -> MultiTaskModel:
         """The model to train; what is new in it comes from torch's global generator."""
@@ -59,9 +63,9 @@ def origin(config: RunConfig, onto: str | None = None) -> Origin:
     Raises:
         UserError: if encoder or model cannot be read, or the run would change the saved model.
     """
-    if config.lora is not None and config.lora.load_in_4bit:
-        four_bit()
     if onto is None:
+        if config.lora is not None and config.lora.load_in_4bit:
+            four_bit()
         source = encoder_source(config)
         if config.lora is not None:
             # Before rows are read, which can take long.
@@ -76,7 +80,13 @@ def origin(config: RunConfig, onto: str | None = None) -> Origin:
         found.append("training.freeze: no weight of the model's encoder is trained in any case; remove the key")
     if os.path.realpath(config.training.output_dir) == os.path.realpath(onto):
         found.append("training.output_dir: this is the model's own folder; name another, for the model with the task")
+    if config.encoder_config:
+        found.append("encoder_config: the model's encoder is read as it is; remove the key")
     model = MultiTaskModel.from_pretrained(onto)
+    if model.dtype != torch.float32:
+        found.append(f"{onto}: its weights are {model.dtype}; tasks are put on models in float32")
+    if config.lora is not None:
+        check_targets(model.config.encoder_config, config.lora.model_dump())
     found += [
         f"tasks.{name}: the model has a task of this name already; choose another name"
         for name in config.tasks
@@ -85,4 +95,5 @@ def origin(config: RunConfig, onto: str | None = None) -> Origin:
     if found:
         raise UserError("\n".join(found))
     tokenizer = saved_tokenizer(onto)
-    return Origin(config.model_copy(update={"max_length": tokenizer.model_max_length}), tokenizer, model)
+    config = config.model_copy(update={"max_length": tokenizer.model_max_length})
+    return Origin(config, tokenizer, model, fingerprint(model, adapters=True))

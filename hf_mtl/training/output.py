@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import FinishedError, UserError
+from hf_mtl.modeling.adapted_folder import WEIGHTS
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
 from hf_mtl.training.checkpoint import Checkpoint, Checkpoints
 
-WEIGHTS = ("model.safetensors", "heads.safetensors", "adapters")
 RESULTS = ("config.json", *WEIGHTS, "metrics.json")
-"""What only a finished run has: of the weights the first, or with adapters the others, or all."""
+"""What only a finished run has."""
 UNFINISHED, LOCK = ".unfinished", ".lock"
 """A run's folder has the first until the run has come to its end, and the second is locked while it lives."""
 SAVING = ".saving-"

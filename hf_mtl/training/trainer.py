@@ -1,6 +1,6 @@
 """The training run: from a run file to a trained, measured and saved model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from hf_mtl.training.identity import identity, refuse_another
 from hf_mtl.training.launch import make_accelerator, on_first_process, refuse_unequal
 from hf_mtl.training.loop import TrainingLoop, Validation
 from hf_mtl.training.optimization import freeze, make_optimizer, make_schedule
-from hf_mtl.training.origin import origin
+from hf_mtl.training.origin import Origin, origin
 from hf_mtl.training.output import RunFolder
 from hf_mtl.training.progress import RunConsole, TrainingProgress, results_table
 from hf_mtl.training.rehearsal import fitting_size, rehearse
@@ -53,7 +53,7 @@ class MultiTaskTrainer:
         folder: where the run is written.
         accelerator: the run's processes; made for the run by default.
         console: where progress is shown.
-        whole: gives the model to save, where more than the trained one is saved.
+        start: where the model comes from and goes to; by default it is saved as it is.
     """
 
     def __init__(
@@ -65,11 +65,12 @@ class MultiTaskTrainer:
         folder: RunFolder,
         accelerator: Accelerator | None = None,
         console: Console | None = None,
-        whole: Callable[[MultiTaskModel], MultiTaskModel] = lambda model: model,
+        start: Origin | None = None,
     ) -> None:
         self.config, self.training = config, config.training
         self.model, self.tokenizer = model, tokenizer
-        self.prepared, self.folder, self.whole = prepared, folder, whole
+        self.prepared, self.folder = prepared, folder
+        self.start = start or Origin(config, tokenizer)
         self.accelerator = accelerator or make_accelerator(config)
         self.console = console or RunConsole(quiet=not self.accelerator.is_main_process)
         self.collator = Collator.for_tasks(tokenizer, model.tasks, self.accelerator.device)
@@ -125,7 +126,7 @@ class MultiTaskTrainer:
             say(line)
         set_seed(training.seed)
         model = start.model(list(prepared.tasks.values()))
-        return cls(config, model, start.tokenizer, prepared, folder, accelerator, console, start.whole)
+        return cls(config, model, start.tokenizer, prepared, folder, accelerator, console, start)
 
     def train(self) -> dict[str, Any]:
         """Trains, keeps the best weights, measures test once, saves; gives what `metrics.json` holds.
@@ -152,7 +153,7 @@ class MultiTaskTrainer:
 
     def _run(self) -> Best | None:
         """All steps that are left; gives the best evaluation."""
-        stamp = identity(self.config, self.prepared, fingerprint(self.model.encoder))
+        stamp = identity(self.config, self.prepared, fingerprint(self.model.encoder), self.start.stamp)
         checkpoint = self.folder.newest()
         step = checkpoint.step if checkpoint else 0
         refuse_unequal(self.accelerator, step, "the same checkpoint; give them an output_dir that all of them see")
@@ -232,7 +233,7 @@ class MultiTaskTrainer:
             self.model.tasks[task].spec = replace(self.model.tasks[task].spec, threshold=threshold)
         kept = best.metrics if best is not None and not thresholds else self._evaluate("validation")
         self.metrics = {"validation": kept, "test": self._evaluate("test"), "score": self._score(kept)}
-        self.model = self.whole(self.model)
+        self.model = self.start.whole(self.model)
         weights = model_tensors(self.model)
         on_first_process(
             self.accelerator,

@@ -1,0 +1,165 @@
+"""Adapters in two processes: the numbers of one, no task moved without an item, and runs that go on to the bit.
+
+Run as a module, as `tests.distributed.launch` does, it trains the cases and writes what came of them.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hf_mtl.modeling.adapters import adapter_parameters
+from hf_mtl.training.optimization import make_optimizer
+from hf_mtl.training.step import train_step
+from hf_mtl.training.trainer import MultiTaskTrainer
+from tests.adapted import draw
+from tests.distributed.launch import launch
+from tests.distributed.same_numbers import QUIET, make_run, only_words, write_inputs
+from tests.runs import tiny_run
+from tests.test_resume import killed_after, results
+
+LORA = {
+    "per_task": {"scope": "per_task"},
+    "both": {"scope": "both", "r": 4},
+    "dora": {"scope": "per_task", "use_dora": True, "layers_to_transform": [1]},
+    "encoder too": {"scope": "both", "train_encoder": True},
+}
+TASKS = ["topic", "names"]
+STEPS: dict[str, list[tuple[list[int], list[str]]]] = {
+    "every task everywhere": [([0, 1, 2], TASKS), ([3, 4], TASKS)],
+    "names on the second process only": [([5, 6], ["topic"]), ([7, 0, 1], TASKS)],
+    "rows on the first process only": [([2, 3, 4], TASKS), ([], TASKS)],
+    "topic alone": [([5], ["topic"]), ([6, 7], ["topic"])],
+    "names alone, on the second process only": [([], TASKS), ([1, 2], ["names"])],
+}
+"""Step → (rows, tasks that are read) of each process."""
+
+
+def trainer_of(folder: Path, optimizer: str, lora: dict[str, Any]) -> MultiTaskTrainer:
+    run = only_words(make_run(folder, optimizer, 2, 1), folder / "words.jsonl") | {"lora": lora}
+    trainer = MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET)
+    draw(trainer.model)
+    return trainer
+
+
+def parts(trainer: MultiTaskTrainer) -> dict[str, Tensor]:
+    """The weights of each part of the model as one vector."""
+    model = trainer.model
+    adapters = sorted({name for names in model.lanes.adapters.values() for name in names})
+    found = {f"adapter {name}": list(adapter_parameters(model.encoder, name)) for name in adapters}
+    found |= {f"head {name}": list(head.parameters()) for name, head in model.heads.items()}
+    found["encoder"] = [weight for name, weight in model.encoder.named_parameters() if ".lora_" not in name]
+    return {name: torch.cat([weight.detach().flatten() for weight in weights]) for name, weights in found.items()}
+
+
+def train(folder: Path, optimizer: str, lora: dict[str, Any], processes: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """All weights before and after the steps, and which parts each step moved; one process does the work of two."""
+    trainer = trainer_of(folder, optimizer, lora)
+    accelerator = trainer.accelerator
+    assert accelerator.num_processes == processes
+    data = trainer.prepared.split("train")["words"]
+    labelled = [place for place in range(len(data)) if data.items("topic")[place] and data.items("names")[place]]
+    model, optimizer = accelerator.prepare(trainer.model, make_optimizer(trainer.model, trainer.training))
+    model.train()
+    first, moved = torch.cat(list(parts(trainer).values())), {}
+    for name, shares in STEPS.items():
+        batches = [trainer.collator(data.take([labelled[row] for row in rows]), tasks) for rows, tasks in shares]
+        own = batches if processes == 1 else batches[accelerator.process_index : accelerator.process_index + 1]
+        before = parts(trainer)
+        result = train_step(model, own, optimizer, accelerator, trainer.loss_weights, 1.0)
+        assert result.finite
+        after = parts(trainer)
+        moved[name] = sorted(part for part in after if not torch.equal(before[part], after[part]))
+        gathered = accelerator.gather(torch.cat(list(after.values()))[None])
+        assert len(gathered) == processes
+        assert all(torch.equal(one, gathered[0]) for one in gathered)
+    return first, torch.cat(list(parts(trainer).values())), moved
+
+
+def write_run(folder: Path) -> None:
+    run = tiny_run(folder, save_strategy="steps", save_steps=2, max_steps=6, logging_steps=1)
+    run |= {"lora": {"scope": "both", "lora_dropout": 0.1}, "encoder_config": {"hidden_dropout_prob": 0.1}}
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+
+
+def resume(folder: Path) -> None:
+    """A whole run, and the same once more from a checkpoint in its middle."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    trainer = MultiTaskTrainer.from_config(run, console=QUIET)
+    trainer.train()
+    out = folder / "resumed"
+    if trainer.accelerator.is_main_process:
+        killed_after(folder / "out", 4, out)
+    trainer.accelerator.wait_for_everyone()
+    run["training"] |= {"output_dir": str(out)}
+    MultiTaskTrainer.from_config(run, console=QUIET, resume=True).train()
+
+
+def main() -> None:
+    folder, processes = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
+    weights, moved = {}, {}
+    for name, lora in LORA.items():
+        for optimizer in ("sgd", "adamw"):
+            case = f"{name} {optimizer}"
+            weights[f"{case} before"], weights[case], moved[case] = train(folder, optimizer, lora, processes)
+    if processes == 2:
+        resume(folder / "run")
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_file(weights, folder / f"{processes}.safetensors")
+        (folder / f"{processes}.json").write_text(json.dumps(moved), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    write_inputs(folder)
+    write_run(folder / "run")
+    for processes in (1, 2):
+        done = launch("tests.distributed.test_adapters", processes, str(folder))
+        assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("case", LORA)
+def test_two_processes_end_where_one_ends(folder, case):
+    one, two = (load_file(folder / f"{processes}.safetensors") for processes in (1, 2))
+    before, wanted, found = one[f"{case} sgd before"], one[f"{case} sgd"], two[f"{case} sgd"]
+    assert torch.equal(before, two[f"{case} sgd before"])
+    assert (found - wanted).norm() < 1e-6 * wanted.norm()
+    assert (found - wanted).norm() < 1e-4 * (wanted - before).norm()
+    assert (found - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("case", LORA)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_task_s_adapter_and_head_move_if_and_only_if_some_process_has_an_item_of_it(
+    folder, processes, optimizer, case
+):
+    moved = json.loads((folder / f"{processes}.json").read_text(encoding="utf-8"))[f"{case} {optimizer}"]
+    always = {"adapter shared"} if LORA[case]["scope"] == "both" else set()
+    always |= {"encoder"} if LORA[case].get("train_encoder") else set()
+    present = dict.fromkeys(STEPS, TASKS) | {
+        "topic alone": ["topic"],
+        "names alone, on the second process only": ["names"],
+    }
+    for step, tasks in present.items():
+        assert set(moved[step]) == always | {f"{part} {task}" for task in tasks for part in ("adapter", "head")}, step
+
+
+def test_a_run_with_adapters_goes_on_with_the_same_bytes(folder):
+    whole, resumed = folder / "run" / "out", folder / "run" / "resumed"
+    state = json.loads((resumed / "checkpoints" / "step-00000006" / "state.json").read_text(encoding="utf-8"))
+    assert state["processes"] == 2
+    assert {path.name for path in (resumed / "adapters").iterdir()} == set(TASKS)
+    assert results(resumed) == results(whole)
+
+
+if __name__ == "__main__":
+    main()

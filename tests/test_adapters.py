@@ -1,0 +1,400 @@
+"""Adapters in a multi-task model: a mixed batch is worth the tasks one by one, and only what is meant is adapted."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from hf_mtl.errors import UserError
+from hf_mtl.inference.pipeline import MultiTaskPipeline
+from hf_mtl.modeling.adapters import adapted_layers, adapter_parameters, stock_name
+from hf_mtl.modeling.lanes import Lanes
+from hf_mtl.modeling.model import MultiTaskModel
+from tests.adapted import (
+    MIXED,
+    NOTHING,
+    OTHERS,
+    TEXTS,
+    Tiny,
+    assert_near,
+    chosen,
+    draw,
+    five_texts,
+    gradient,
+    rows_of,
+    settings,
+    tiny_adapted,
+    trained,
+)
+from tests.test_model import text_task
+from tests.tiny import ARCHITECTURES, save_tiny_encoder, tiny_encoder, tiny_model, tiny_tasks, tiny_tokenizer
+
+ALL = (*ARCHITECTURES, "qwen3")
+SCOPES = ("shared", "per_task", "both")
+KINDS = {
+    "shared": {"scope": "shared"},
+    "per_task": {"scope": "per_task"},
+    "both": {"scope": "both", "use_rslora": True},
+    "dora by task": {"scope": "per_task", "use_dora": True},
+    "encoder trained": {"scope": "per_task", "train_encoder": True},
+    "top layer": {"scope": "per_task", "layers_to_transform": [1]},
+}
+
+
+FEWER = rows_of(topic=[], moods=[1, 0], score=[2, 0], slots=[2])
+"""Of three texts."""
+FEW = dict.fromkeys(ALL, ("per_task", "both")) | {
+    "bert": tuple(KINDS),
+    "modernbert": ("shared", "both", "top layer"),
+    "deberta-v2": tuple(KINDS),
+    "albert": ("shared", "both", "dora by task"),
+}
+"""The kinds that are tried on each architecture."""
+CASES = [(architecture, kind) for architecture, kinds in FEW.items() for kind in kinds]
+EXACT = {"modernbert": 1e-6, "qwen3": 1e-6}
+"""These turn queries and keys in float32, whatever comes."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def alone(model, batch, rows, task):
+    """A task's logits for its rows from a batch of these."""
+    return model(**chosen(batch, rows[task]), tasks=[task]).logits[task]
+
+
+@pytest.mark.parametrize(("architecture", "kind"), CASES)
+def test_a_mixed_batch_gives_logits_and_gradients_of_the_tasks_one_by_one(tiny, architecture, kind):
+    model, batch = tiny.new(architecture, **KINDS[kind]).double(), five_texts(architecture)
+    exact = EXACT.get(architecture, 1e-11)
+    for rows in (MIXED, OTHERS):
+        mixed = model(**batch, rows=rows).logits
+        gradients, total = gradient(model, mixed), dict.fromkeys(trained(model), 0)
+        for task, found in rows.items():
+            assert len(mixed[task]) == len(found)
+            if len(found):
+                logits = alone(model, batch, rows, task)
+                torch.testing.assert_close(mixed[task], logits, rtol=0, atol=exact)
+                one = gradient(model, {task: logits}, some=True)
+                total = {name: before + one[name] for name, before in total.items()}
+        assert_near(gradients, total, exact)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), CASES)
+def test_a_batch_without_a_row_of_any_task_gives_gradients_of_exactly_zero(tiny, architecture, kind):
+    model = tiny.new(architecture, **KINDS[kind]).double()
+    logits = model(**chosen(five_texts(architecture), torch.tensor([0])), rows=NOTHING).logits
+    assert all(len(value) == 0 for value in logits.values())
+    assert all(found.eq(0).all() for found in gradient(model, logits).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_without_a_row_moves_nothing_of_its_own(tiny, kind):
+    model = tiny.model(**KINDS[kind])
+    gradients = gradient(model, model(**five_texts(), rows=MIXED).logits)
+    own = {id(weight) for weight in model.own_parameters("score")}
+    still = {name for name, found in gradients.items() if found.eq(0).all()}
+    assert still == {name for name, weight in trained(model).items() if id(weight) in own}
+
+
+def test_the_comparison_could_fail(tiny):
+    """Each task's adapter gives states far from those of the others, and of the encoder without it."""
+    for scope in ("per_task", "both"):
+        model = tiny.model(scope=scope)
+        states = model.encode(**five_texts())
+        bare = tiny_model(tiny.encoder()).encode(**five_texts())["topic"]
+        found = [bare, *states.values()]
+        for number, one in enumerate(found):
+            assert all((one - other).abs().max() > 0.1 for other in found[:number])
+    shared = tiny.model(scope="shared").encode(**five_texts())
+    assert all(torch.equal(value, shared["topic"]) for value in shared.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_adapters_and_heads_are_trained_unless_the_encoder_is_too(tiny, kind):
+    model = tiny.model(**KINDS[kind])
+    encoder_too = KINDS[kind].get("train_encoder", False)
+    for name, weight in model.named_parameters():
+        assert weight.requires_grad == (name.startswith("heads.") or ".lora_" in name or encoder_too), name
+
+
+@pytest.mark.parametrize(("scope", "lanes"), [("shared", "shared"), ("per_task", None), ("both", None)])
+def test_the_adapters_of_a_scope(tiny, scope, lanes):
+    model = tiny.model(scope=scope)
+    tasks = ["topic", "moods", "score", "slots"]
+    assert model.lanes.tasks == {task: lanes or task for task in tasks}
+    adapters = {"shared": ["shared"], "per_task": tasks, "both": ["shared", *tasks]}[scope]
+    for layer in adapted_layers(model.encoder).values():
+        assert set(layer.lora_A) == set(adapters)
+    own = {task: {id(weight) for weight in model.own_parameters(task)} for task in tasks}
+    for task in tasks:
+        adapter = set() if scope == "shared" else {id(w) for w in adapter_parameters(model.encoder, task)}
+        assert own[task] == adapter | {id(weight) for weight in model.heads[task].parameters()}
+
+
+def test_a_lone_task_has_the_shared_adapter_to_itself(tiny):
+    model = tiny_adapted(tiny.encoder(), tasks=tiny_tasks()[:1])
+    assert {id(weight) for weight in model.own_parameters("topic")} == {
+        id(weight) for weight in trained(model).values()
+    }
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("names", [("other", "query"), ("default", "base_layer"), ("lora_A", "weight"), ("意图", "_x")])
+def test_tasks_of_any_name_have_an_adapter_each(tiny, tmp_path, scope, names):
+    tasks = [text_task(name) for name in names]
+    model = tiny_adapted(tiny.encoder(), tasks=tasks, scope=scope)
+    number = {"shared": 1, "per_task": 2, "both": 3}[scope]
+    assert {len(layer.lora_A) for layer in adapted_layers(model.encoder).values()} == {number}
+    model.save_pretrained(tmp_path)
+    ours, theirs = (one(**five_texts()).logits for one in (model, MultiTaskModel.from_pretrained(tmp_path)))
+    assert all(torch.equal(ours[name], theirs[name]) for name in names)
+
+
+def targets(model):
+    return {name.replace("encoder.layer.", "") for name in adapted_layers(model.encoder)}
+
+
+BERT = {
+    "all-linear": "attention.self.query attention.self.key attention.self.value attention.output.dense "
+    "intermediate.dense output.dense"
+}
+CHOICES = {
+    "all": ({}, [0, 1], BERT["all-linear"]),
+    "names": ({"target_modules": ["query", "value"]}, [0, 1], "attention.self.query attention.self.value"),
+    "longer names": ({"target_modules": ["attention.output.dense"]}, [0, 1], "attention.output.dense"),
+    "an expression": ({"target_modules": r".*\.1\..*(query|key)"}, [1], "attention.self.query attention.self.key"),
+    "a layer": ({"target_modules": ["query"], "layers_to_transform": 1}, [1], "attention.self.query"),
+    "layers": ({"layers_to_transform": [0]}, [0], BERT["all-linear"]),
+    "some left out": (
+        {"exclude_modules": ["dense"]},
+        [0, 1],
+        "attention.self.query attention.self.key attention.self.value",
+    ),
+    "an expression left out": (
+        {"target_modules": ["query", "dense"], "exclude_modules": r".*\.output\.dense|.*\.0\..*"},
+        [1],
+        "attention.self.query intermediate.dense",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lora", "layers", "names"), CHOICES.values(), ids=CHOICES)
+def test_the_layers_that_are_named_get_adapters_and_no_others(tiny, lora, layers, names):
+    model = tiny.new(scope="per_task", **lora)
+    assert targets(model) == {f"{layer}.{name}" for layer in layers for name in names.split()}
+    batch = five_texts()
+    for task, logits in model(**batch, rows=MIXED).logits.items():
+        if len(logits):
+            torch.testing.assert_close(logits, alone(model, batch, MIXED, task), rtol=0, atol=1e-5)
+
+
+def test_layers_are_counted_where_the_list_of_them_stands_at_the_top(tiny):
+    model = tiny.new("modernbert", target_modules=["Wqkv"], layers_to_transform=[1])
+    assert set(adapted_layers(model.encoder)) == {"layers.1.attn.Wqkv"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lora", "message"),
+    [
+        ("bert", {"target_modules": ["query", "Wqkv"]}, r"target_modules: the encoder has no linear layer called Wqkv; "
+         r"it has attention.output.dense, attention.self.key, attention.self.query"),
+        ("bert", {"target_modules": "query"}, "target_modules: the encoder has no linear layer called query; it has"),
+        ("bert", {"target_modules": ["ery"]}, "target_modules: the encoder has no linear layer called ery"),
+        ("bert", {"target_modules": ["word_embeddings"]}, "no linear layer called word_embeddings"),
+        ("bert", {"target_modules": ["pooler.dense"]}, "no linear layer called pooler.dense"),
+        ("bert", {"exclude_modules": ["querry"]}, "exclude_modules: the encoder has no linear layer called querry"),
+        ("bert", {"layers_to_transform": [0, 2]}, "layers_to_transform: 2 is no layer of the encoder; the last one is "
+         "1"),
+        ("bert", {"target_modules": ["query"], "exclude_modules": ["self.query"]}, "no layer of the encoder gets an "
+         "adapter"),
+        ("bert", {"rank_pattern": {"qeury": 4}}, "rank_pattern: .*qeury"),
+        ("bert", {"target_modules": ["query"], "alpha_pattern": {"value": 4}}, "alpha_pattern: .*value"),
+        ("albert", {"layers_to_transform": [0]}, "layers_to_transform: the encoder .albert. has no list of layers of "
+         "its own; leave the key out"),
+    ],
+)  # fmt: skip
+def test_layers_that_are_not_there_are_refused(tiny, architecture, lora, message):
+    with pytest.raises(UserError, match=message):
+        tiny.new(architecture, **lora)
+
+
+def test_what_also_reads_positions_is_adapted_for_all_tasks_or_not_at_all(tiny):
+    def ends(**lora):
+        found = adapted_layers(tiny.model("deberta-v2", **lora).encoder)
+        return {name.removeprefix("encoder.layer.").split(".", 1)[1] for name in found}
+
+    by_row = {"attention.self.value_proj", "attention.output.dense", "intermediate.dense", "output.dense"}
+    assert ends(scope="per_task") == ends(scope="both", use_rslora=True) == by_row
+    assert ends(scope="shared") - by_row == {"attention.self.query_proj", "attention.self.key_proj"}
+    with pytest.raises(UserError, match="query_proj of deberta-v2 also read what is no row .*use scope: shared"):
+        tiny.new("deberta-v2", scope="per_task", target_modules=["query_proj", "value_proj"])
+    assert ends(target_modules=["query_proj"]) == {"attention.self.query_proj"}
+
+
+def test_what_reads_positions_alone_is_left_out_where_rows_have_projections_of_their_own(tmp_path):
+    save_tiny_encoder(tmp_path, "deberta-v2")
+    found = adapted_layers(tiny_adapted(tmp_path, "deberta-v2", scope="per_task").encoder)
+    assert not [name for name in found if "pos_" in name]
+    assert [name for name in found if name.endswith("self.query_proj")]
+
+
+@pytest.mark.parametrize(
+    ("way", "same"), [(True, True), ("gaussian", True), ("orthogonal", False), (False, False)]
+)  # fmt: skip
+def test_how_an_adapter_begins(tiny, way, same):
+    torch.manual_seed(0)
+    lora = settings(scope="per_task", init_lora_weights=way)
+    model = MultiTaskModel.from_encoder(str(tiny.encoder()), tiny_tasks(), lora=lora)
+    bare = tiny_model(tiny.encoder())
+    first, other = model.encode(**five_texts())["topic"], model.encode(**five_texts())["slots"]
+    wanted = bare.encode(**five_texts())["topic"]
+    assert torch.equal(first, wanted) == (way in (True, "gaussian"))
+    # Orthogonal factors are no zeros, but their product is zero but for rounding.
+    assert ((first - wanted).abs().max() < 1e-5) == (way is not False)
+    assert torch.equal(first, other) == same
+    weights = dict(model.encoder.named_parameters())
+    down = next(name for name in weights if "lora_A.topic" in name)
+    assert not torch.equal(weights[down], weights[down.replace("topic", "slots")])
+
+
+def test_new_adapters_come_from_the_global_generator(tiny):
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = MultiTaskModel.from_encoder(str(tiny.encoder()), tiny_tasks(), lora=settings(scope="both"))
+        found.append(next(weight for name, weight in model.named_parameters() if ".lora_A." in name))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_ranks_and_scales_are_as_they_are_named(tiny):
+    names = {"rank_pattern": {"query": 2, r".*\.1\..*value": 3}, "alpha_pattern": {"0.attention.self.key": 16}}
+    model = tiny.new(r=4, lora_alpha=6, use_rslora=True, **names)
+    layers = adapted_layers(model.encoder)
+    ranks = {name: layer.lora_A["shared"].weight.shape[0] for name, layer in layers.items()}
+    assert {rank for name, rank in ranks.items() if name.endswith("query")} == {2}
+    assert ranks["encoder.layer.1.attention.self.value"] == 3
+    assert ranks["encoder.layer.0.attention.self.value"] == 4
+    assert layers["encoder.layer.0.attention.self.key"].scaling["shared"] == 8
+    assert layers["encoder.layer.1.attention.self.key"].scaling["shared"] == 3
+
+
+def test_rows_are_copied_no_lower_than_the_adapters_need(tiny):
+    seen = {}
+    for number in (0, 1):
+        model = tiny.new(scope="per_task", layers_to_transform=number)
+        for place, layer in enumerate(model.encoder.encoder.layer):
+            layer.register_forward_hook(lambda _, args, out, key=(number, place): seen.update({key: len(out)}))
+        model(**five_texts(), rows=MIXED)
+    copies = sum(map(len, MIXED.values()))
+    assert seen == {(0, 0): copies, (0, 1): copies, (1, 0): len(TEXTS), (1, 1): copies}
+
+
+def test_a_task_without_an_adapter_stands_beside_others(tiny):
+    model = tiny.new(scope="per_task")
+    lanes = Lanes(model.lanes.tasks | {"score": "", "moods": "topic"})
+    model.release()
+    mixed = MultiTaskModel.of_parts(model.encoder, dict(model.heads.items()), list(model.tasks.values()), lanes)
+    states = mixed.encode(**five_texts(), rows=OTHERS)
+    bare = tiny_model(tiny.encoder()).encode(**five_texts(), rows=OTHERS)
+    torch.testing.assert_close(states["score"], bare["score"], rtol=0, atol=1e-6)
+    every = mixed.encode(**five_texts(), tasks=["topic"])["topic"]
+    torch.testing.assert_close(states["moods"], every[OTHERS["moods"]], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        *(("bert", kind) for kind in ("both", "dora by task", "encoder trained", "top layer")),
+        ("deberta-v2", "per_task"),
+    ],
+)
+def test_gradient_checkpointing_changes_no_gradient(tiny, architecture, kind):
+    batch, found = five_texts(architecture), []
+    for checkpointing in (False, True):
+        model = tiny.new(architecture, **KINDS[kind]).train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+            assert model.encoder.is_activation_checkpointing
+        for rows in (MIXED, OTHERS):
+            sum(value.square().sum() for value in model(**batch, rows=rows).logits.values()).backward()
+        found.append({name: weight.grad for name, weight in trained(model).items()})
+    assert_near(*found, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["shared", "per_task", "both", "dora by task"])
+def test_mixed_precision_is_close(tiny, kind):
+    model = tiny.new(**KINDS[kind]).train()
+    states, gradients = [], []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = model.encode(**five_texts(), rows=MIXED)
+        states.append({task: value.float() for task, value in found.items()})
+        gradients.append(gradient(model.encoder, states[-1]))
+    assert_near(*states, 0.02)
+    assert_near(*gradients, 0.05)
+    assert not torch.equal(states[0]["topic"], states[1]["topic"])
+
+
+def test_a_compiled_encoder_gives_the_same_for_every_batch(tmp_path):
+    save_tiny_encoder(tmp_path, num_hidden_layers=1)
+    model = tiny_adapted(tmp_path, scope="per_task", target_modules=["query"]).train()
+    batches = [(five_texts(), MIXED), (chosen(five_texts(), torch.tensor([1, 4, 0])), FEWER)]
+
+    def run():
+        found = []
+        for batch, rows in batches:
+            states = model.encode(**batch, rows=rows)
+            found.append((states, gradient(model.encoder, states)))
+        return found
+
+    wanted = run()
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    model.encoder.compile(dynamic=True, backend="eager")
+    for pairs in zip(wanted, run(), strict=True):
+        for one, other in zip(*pairs, strict=True):
+            assert_near(other, one, 1e-5)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+
+
+def test_threads_that_ask_for_different_tasks_at_once_get_the_answers_of_one_after_another(tiny):
+    model = tiny.new(scope="per_task")
+    pipe = MultiTaskPipeline(model, tiny_tokenizer())
+    asked = [tasks for tasks in (["topic"], ["slots"], ["topic", "moods"], None) for _ in range(5)]
+    texts = [TEXTS[number % 5 :] + TEXTS[: number % 3] for number in range(len(asked))]
+
+    def answer(number):
+        options = {} if asked[number] is None else {"tasks": asked[number]}
+        return pipe(texts[number], batch_size=2, **options)
+
+    alone = [answer(number) for number in range(len(asked))]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(answer, range(len(asked)))) == alone
+
+
+@pytest.mark.parametrize("kind", ["both", "top layer"])
+def test_a_copy_of_a_model_is_a_model_of_its_own(tiny, kind):
+    model = tiny.new(**KINDS[kind])
+    twin, batch = copy.deepcopy(model), five_texts()
+    wanted = gradient(model, model(**batch, rows=MIXED).logits)
+    logits = twin(**batch, rows=MIXED).logits
+    twin_logits = {task: value.detach().clone() for task, value in logits.items()}
+    # A batch of the one between a pass of the other and its backward, and other weights in the one.
+    draw(model, seed=5)
+    model(**chosen(batch, torch.tensor([2])), rows=NOTHING)
+    assert_near(gradient(twin, logits), wanted, 1e-6)
+    assert all(torch.equal(value, twin_logits[task]) for task, value in twin(**batch, rows=MIXED).logits.items())
+
+
+def test_every_weight_has_its_name_in_the_stock_encoder(tiny):
+    for architecture in ("bert", "albert", "modernbert"):
+        model = tiny.model(architecture, scope="both")
+        stock = {name: None for name in tiny_encoder(architecture).state_dict() if not name.startswith("pooler")}
+        assert {stock_name(name) for name in model.encoder.state_dict()} - {None} == stock.keys()
+        assert all(isinstance(layer.base_layer, nn.Linear) for layer in adapted_layers(model.encoder).values())
