@@ -104,10 +104,10 @@ def read_adapter(encoder: PreTrainedModel, name: str, source: str, **where: Any)
     """
     told = f"adapter {'/'.join(filter(None, (source, where.get('subfolder'))))}"
     config, tensors = _files(source, told, where)
-    adapted = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
+    adapted = {key.removeprefix(PREFIX).rpartition(".lora_")[0] or key for key in tensors}
     tensors = {_layer_name(key, encoder): tensor for key, tensor in tensors.items()}
     stock = {path.replace(".base_layer", "") for path, _ in encoder.named_modules()}
-    layers = {key.rpartition(".lora_")[0] for key in tensors}
+    layers = {key.rpartition(".lora_")[0] or key for key in tensors}
     if unknown := sorted(layers - stock):
         pooler = " (the pooler is the heads' here)" if any("pooler" in layer for layer in unknown) else ""
         raise UserError(

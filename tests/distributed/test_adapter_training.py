@@ -121,7 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_inputs(folder)
     write_run(folder / "run")
     for processes in (1, 2):
-        done = launch("tests.distributed.test_adapters", processes, str(folder))
+        done = launch("tests.distributed.test_adapter_training", processes, str(folder))
         assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
