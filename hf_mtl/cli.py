@@ -34,6 +34,10 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Overrides a key of the run file, e.g. training.seed=7. Repeatable."
     ),
 ]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint in output_dir, if there is one.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies in output_dir.")]
 INTERRUPTED = 130
 
 
@@ -74,10 +78,8 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint in output_dir, if there is one.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies in output_dir.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a run file's tasks, keep the best weights by validation, measure test once, and save.
 
@@ -207,10 +209,8 @@ def add_task(
     model: ModelFolder,
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint in output_dir, if there is one.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies in output_dir.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train the tasks of a run file on a saved model that stays as it is, and save both as one model.
 

@@ -1,7 +1,8 @@
 """Tiny models with adapters that change the answers: new adapters change nothing, so theirs are drawn."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,16 @@ def assert_near(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], toler
     one, other = vector(found), vector(wanted)
     assert other.norm() > 0
     assert (one - other).norm() <= tolerance * other.norm()
+
+
+def alone(model: MultiTaskModel, batch: Mapping[str, Tensor], rows: Mapping[str, Tensor], task: str) -> Tensor:
+    """A task's logits for its rows from a batch of these."""
+    return model(**chosen(batch, rows[task]), tasks=[task]).logits[task]
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes what a saved model's config.json says."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    change(config)
+    path.write_text(json.dumps(config), encoding="utf-8")

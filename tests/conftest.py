@@ -2,7 +2,16 @@
 
 import os
 
+import pytest
 import torch
+
+from tests.adapted import Tiny
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Tiny encoders, and models with adapters on them."""
+    return Tiny(tmp_path_factory.mktemp("tiny"))

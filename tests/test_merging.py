@@ -8,7 +8,7 @@ import torch
 from hf_mtl.modeling.adapters import adapted_layers
 from hf_mtl.modeling.merging import merged_weights
 from hf_mtl.modeling.model import MultiTaskModel
-from tests.adapted import Tiny, five_texts
+from tests.adapted import five_texts
 from tests.tiny import tiny_model
 
 KINDS = {
@@ -24,11 +24,6 @@ KINDS = {
 CASES = [("bert", kind) for kind in KINDS]
 CASES += [(architecture, "both") for architecture in ("distilbert", "modernbert", "electra", "qwen3")]
 CASES += [("deberta-v2", "shared"), ("albert", "dora")]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize(("architecture", "kind"), CASES)

@@ -18,7 +18,6 @@ from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.training import output
 from hf_mtl.training.output import RunFolder
 from hf_mtl.training.tensors import model_tensors
-from tests.adapted import tiny_adapted
 from tests.run_dicts import RUN
 from tests.test_checkpoint import TENSORS, kill_at, small_disk
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -262,96 +261,43 @@ def test_what_is_saved_is_whole_and_takes_the_place_of_an_older_model(out, model
     assert "中" in (Path(out) / "metrics.json").read_text(encoding="utf-8")
 
 
-KINDS = {
-    "whole": None,
-    "shared": {"scope": "shared"},
-    "by task": {"scope": "per_task"},
-    "encoder too": {"scope": "shared", "train_encoder": True},
-}
-LEFT = {
-    "whole": {"model.safetensors"},
-    "shared": {"heads.safetensors", "adapters/shared"},
-    "by task": {"heads.safetensors", *(f"adapters/{task}" for task in ("topic", "moods", "score", "slots"))},
-    "encoder too": {"model.safetensors", "heads.safetensors", "adapters/shared"},
-}
+def after_kills(out: str, model: MultiTaskModel, stride: int) -> Iterator[tuple[Path, bool]]:
+    """Kills the save of a run at every `stride`-th change of a file, which takes long, and lets the last one live.
 
+    Yields:
+        The folder that is left, and whether it is of a finished run; else the run's checkpoint is there.
+    """
 
-@pytest.fixture(scope="module")
-def models(model: MultiTaskModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, MultiTaskModel]:
-    folder = tmp_path_factory.mktemp("adapted")
-    return {kind: model if lora is None else tiny_adapted(folder, **lora) for kind, lora in KINDS.items()}
-
-
-def weights_in(out: str) -> set[str]:
-    """Files of weights, and folders of adapters."""
-    paths = [*Path(out).glob("*.safetensors"), *Path(out).glob("adapters/*")]
-    return {str(path.relative_to(out)) for path in paths}
-
-
-@pytest.mark.parametrize("first", KINDS)
-@pytest.mark.parametrize("second", KINDS)
-def test_nothing_of_a_run_of_another_kind_is_left_when_it_is_replaced(out, models, first, second):
-    finished(out, models[first])
-    assert weights_in(out) == LEFT[first]
-    finished(out, models[second], overwrite=True)
-    assert weights_in(out) == LEFT[second]
-    read = MultiTaskModel.from_pretrained(out).state_dict()
-    assert all(torch.equal(read[name], weight) for name, weight in models[second].state_dict().items())
-    with pytest.raises(FinishedError):
-        RunFolder(out, resume=True)
-    with pytest.raises(UserError, match=r"holds a run already \(config.json, .*metrics.json\); give --overwrite"):
-        RunFolder(out)
-
-
-def test_a_run_with_adapters_killed_at_any_moment_of_replacing_another_can_be_resumed_or_is_finished(out, models):
-    def save(folder: Path) -> None:
-        again = RunFolder(str(folder), resume=True)
-        again.open()
-        finish(again, models["by task"], {"score": 0.2})
-
-    finished(out, models["shared"], {"score": 0.1})
-    stopped(out, overwrite=True)
-    moment, killed, ends = 0, True, []
-    while killed:
-        folder = shutil.copytree(out, f"{out}_{moment}")
-        killed = kill_at(moment, folder, save)
-        try:
-            assert RunFolder(str(folder), resume=True).newest().step == 4
-            ends.append("resumed")
-        except FinishedError:
-            ends.append("finished")
-            assert weights_in(str(folder)) == LEFT["by task"]
-            MultiTaskModel.from_pretrained(folder)
-        moment += 9  # each change of a file would take long
-    assert ends == sorted(ends, reverse=True)
-    assert ends.count("resumed") > 3
-
-
-def test_a_run_killed_at_any_moment_of_saving_can_be_resumed_or_is_finished_and_whole(out, model):
     def save(folder: Path) -> None:
         again = RunFolder(str(folder), resume=True)
         again.open()
         finish(again, model, {"score": 0.2})
 
+    moment, killed = 0, True
+    while killed:
+        folder = Path(shutil.copytree(out, f"{out}_{moment}"))
+        killed = kill_at(moment, folder, save)
+        try:
+            assert RunFolder(str(folder), resume=True).newest().step == 4
+        except FinishedError:
+            yield folder, True
+        else:
+            yield folder, False
+        moment += stride
+
+
+def test_a_run_killed_at_any_moment_of_saving_can_be_resumed_or_is_finished_and_whole(out, model):
     finished(out, model, {"score": 0.1})
     wanted = {file.name for file in Path(out).iterdir()}
     stopped(out, overwrite=True)
-    moment, killed, ends = 0, True, []
-    while killed:
-        folder = shutil.copytree(out, f"{out}_{moment}")
-        killed = kill_at(moment, folder, save)
-        try:
-            RunFolder(str(folder), resume=True)
-        except FinishedError:
-            ends.append("finished")
-            assert wanted <= {file.name for file in Path(folder).iterdir()}
-            assert json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8")) == {"score": 0.2}
-        else:
-            ends.append("resumed")
-            assert RunFolder(str(folder), resume=True).newest().step == 4
-        moment += 3  # each change of a file would take seconds
-    assert ends == sorted(ends, reverse=True)
-    assert ends.count("resumed") > 3
+    ends = []
+    for folder, whole in after_kills(out, model, stride=3):
+        ends.append(whole)
+        if whole:
+            assert wanted <= {file.name for file in folder.iterdir()}
+            assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == {"score": 0.2}
+    assert ends == sorted(ends)
+    assert ends.count(False) > 3
 
 
 def test_on_a_full_disk_the_old_model_stays_and_the_run_can_be_resumed(out, model):

@@ -11,23 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
-from safetensors.torch import load_file
 
 from hf_mtl.errors import FinishedError, StoppedError, UserError
-from hf_mtl.inference.pipeline import MultiTaskPipeline
-from hf_mtl.modeling.base import fingerprint
-from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.runs import rows, tiny_run, write_rows
-from tests.tiny import save_tiny_encoder
 
 QUIET = Console(quiet=True)
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-
-
-LORA = {"scope": "both", "lora_dropout": 0.1, "layers_to_transform": [1]}
 
 
 def make_run(folder: Path, **training: Any) -> dict[str, Any]:
@@ -104,67 +95,6 @@ def test_a_run_resumed_after_any_checkpoint_ends_with_the_same_bytes(finished, t
         assert not [file.name for file in out.rglob(".*")]
 
 
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapted")
-    run = make_run(folder, save_steps=3, eval_steps=2) | {"lora": LORA}
-    return folder, run, train(run)
-
-
-@pytest.mark.parametrize("step", [3, 9, 16])
-def test_a_run_with_adapters_goes_on_with_the_same_bytes(adapted, tmp_path, step):
-    folder, run, _ = adapted
-    out = killed_after(folder / "out", step, tmp_path / "out")
-    train(run | {"training": run["training"] | {"output_dir": str(out)}}, resume=True)
-    assert results(out) == results(folder / "out")
-
-
-def test_a_run_with_adapters_leaves_a_folder_of_adapters_and_checkpoints_of_what_is_trained(adapted):
-    folder, run, trainer = adapted
-    out = folder / "out"
-    tasks = {"topic", "names", "more"}
-    assert {path.name for path in (out / "adapters").iterdir()} == tasks
-    assert not (out / "model.safetensors").exists()
-    assert {name.split(".")[1] for name in load_file(out / "heads.safetensors")} == tasks
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    assert config["lora"]["base"]["encoder"] == run["encoder"]
-    trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
-    assert {name.split(".lora_")[0].split(".")[3] for name in trained if ".lora_" in name} == {"1"}
-    checkpoints = sorted((out / "checkpoints").iterdir())
-    assert len(checkpoints) == 6
-    for checkpoint in checkpoints:
-        for name in ("model", "best"):
-            assert load_file(checkpoint / f"{name}.safetensors").keys() == trained
-        size = sum(load_file(checkpoint / "model.safetensors")[name].numel() for name in trained)
-        assert (checkpoint / "model.safetensors").stat().st_size < 4 * size + 10_000
-    # The model that is saved is the best one, whole, on the encoder as it was.
-    read, best = MultiTaskModel.from_pretrained(out), load_file(checkpoints[-1] / "best.safetensors")
-    assert all(torch.equal(weight, best[f"heads.{name}"]) for name, weight in read.heads.state_dict().items())
-    assert fingerprint(trainer.model.encoder) == config["lora"]["base"]["fingerprint"]
-    answers = MultiTaskPipeline.from_pretrained(out)("Play a song by Taylor Swift please")
-    assert answers.keys() == tasks
-
-
-def test_a_finished_run_with_adapters_has_nothing_to_resume_and_another_encoder_is_refused(adapted, tmp_path):
-    folder, run, _ = adapted
-    with pytest.raises(FinishedError, match="is finished: nothing is left to do"):
-        MultiTaskTrainer.from_config(run, console=QUIET, resume=True)
-    out = killed_after(folder / "out", 6, tmp_path / "out")
-    encoder = shutil.copytree(folder / "encoder", tmp_path / "encoder")
-    run = run | {"training": run["training"] | {"output_dir": str(out)}}
-    kept = (folder / "encoder" / "model.safetensors").read_bytes()
-    try:
-        save_tiny_encoder(folder / "encoder", seed=1)
-        with pytest.raises(UserError, match="the encoder has other weights: .* there, .* now"):
-            train(run, resume=True)
-    finally:
-        shutil.rmtree(folder / "encoder")
-        shutil.copytree(encoder, folder / "encoder")
-    assert (folder / "encoder" / "model.safetensors").read_bytes() == kept
-    with pytest.raises(UserError, match=r"lora.scope: both there, per_task now|lora.scope: 'both' there"):
-        train(run | {"lora": LORA | {"scope": "per_task"}}, resume=True)
-
-
 def test_tasks_are_paused_and_rejoin_in_the_run_that_stops_task_by_task(tmp_path):
     """So that the tests above meet both: a pause in the middle of an epoch, and an epoch planned without a task."""
     run = make_run(tmp_path, **VARIANTS["early stopping by task"])
@@ -189,9 +119,17 @@ def test_a_finished_run_has_nothing_to_resume(finished):
         MultiTaskTrainer.from_config(run, console=QUIET, resume=True)
 
 
+@pytest.fixture
+def heeded():
+    """Tests started in the background inherit an ignored SIGINT, which a run goes on ignoring."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [1, 6, "the last"])
-def test_a_signal_stops_after_the_step_and_the_run_goes_on_from_there(finished, tmp_path, number, step):
+def test_a_signal_stops_after_the_step_and_the_run_goes_on_from_there(heeded, finished, tmp_path, number, step):
     folder, run, whole = finished
     step = whole.history[-1]["step"] if step == "the last" else step
     run = run | {

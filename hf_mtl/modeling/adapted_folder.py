@@ -126,15 +126,12 @@ def read_adapted(
     for name, task in tasks.items():
         with torch.device("meta"):
             head = new_head(task, config.encoder_config)
-        own = {key.removeprefix(f"heads.{name}."): weights.pop(key) for key in list(weights) if _of(key, name)}
+        prefix = f"heads.{name}."
+        own = {key.removeprefix(prefix): weights.pop(key) for key in list(weights) if key.startswith(prefix)}
         heads[name] = _filled(head, own, f"{source}: {HEADS}, task {name}")
     if weights:
         raise UserError(f"model {source}: {HEADS} has weights that are no task's: {', '.join(sorted(weights)[:5])}")
     return encoder, heads
-
-
-def _of(key: str, task: str) -> bool:
-    return key.startswith(f"heads.{task}.")
 
 
 def _own_encoder(source: str, config: PreTrainedConfig, where: Mapping[str, Any]) -> PreTrainedModel:

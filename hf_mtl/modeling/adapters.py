@@ -3,7 +3,7 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -252,7 +252,7 @@ def _refuse_unknown(key: str, wanted: str | Sequence[str], linear: Sequence[str]
         )
 
 
-def _ends(names: Iterator[str] | Sequence[str] | set[str]) -> str:
+def _ends(names: Iterable[str]) -> str:
     """Names of layers without what counts them, each once."""
     return ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names}))
 

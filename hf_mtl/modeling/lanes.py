@@ -74,8 +74,10 @@ class Lanes:
         places: dict[str, Tensor | None] = {}
         for lane, members in lanes.items():
             for task in members:
-                alone = rows is None or len(members) == 1
-                places[task] = None if alone else torch.searchsorted(own[lane], rows[task])  # type: ignore[index]
+                if rows is None or len(members) == 1:
+                    places[task] = None
+                else:
+                    places[task] = torch.searchsorted(own[lane], rows[task])
         return Shares({task: places[task] for task in tasks}, {task: self.tasks[task] for task in tasks}, own)
 
     @property
