@@ -58,19 +58,24 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     from hf_mtl.data.preparation import prepare
     from hf_mtl.data.report import print_report
     from hf_mtl.data.tokenizer import load_tokenizer
-    from hf_mtl.modeling.adapters import check_targets
+    from hf_mtl.modeling.costs import sharing_lines
+    from hf_mtl.modeling.groups import settle_sharing
     from hf_mtl.modeling.heads import stock_class
     from hf_mtl.modeling.loading import load_encoder_config
+    from hf_mtl.training.origin import check_encoder
 
     console = Console()
     source = encoder_source(run)
     encoder = load_encoder_config(source, run.encoder_config)
-    if run.lora is not None:
-        check_targets(encoder, run.lora.model_dump())
+    check_encoder(run, encoder)
     prepared = prepare(run, load_tokenizer(source, run.max_length), progress=_progress(console))
-    for task in prepared.tasks.values():
+    tasks = list(prepared.tasks.values())
+    for task in tasks:
         stock_class(task, encoder)
+    sharing = settle_sharing(run.sharing.model_dump(), tasks, encoder)
     print_report(run, prepared, console)
+    for line in sharing_lines(sharing, tasks, encoder, None if run.lora is None else run.lora.model_dump()):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{config} is in order: {len(prepared.tasks)} tasks", markup=False, highlight=False)
 
 
@@ -211,17 +216,26 @@ def add_task(
     overrides: Overrides = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    private_layers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Train copies of the encoder's top N layers for the new tasks, not adapters."
+        ),
+    ] = 0,
 ) -> None:
     """Train the tasks of a run file on a saved model that stays as it is, and save both as one model.
 
     Each new task gets a head and a LoRA adapter of its own (the run file's lora says of what size; its scope is not
-    read). The encoder, the tokenizer and max_length are the model's. The model's own tasks answer as before.
+    read); or with --private-layers a head, and top layers of its family's own. The encoder, the tokenizer and
+    max_length are the model's. The model's own tasks answer as before.
     """
     run = load_config(config, overrides or ())
     from hf_mtl.training.trainer import MultiTaskTrainer
 
     with _stopped_at_once(run.training.output_dir):
-        MultiTaskTrainer.from_config(run, overwrite=overwrite, resume=resume, onto=model).train()
+        MultiTaskTrainer.from_config(
+            run, overwrite=overwrite, resume=resume, onto=model, private_layers=private_layers
+        ).train()
 
 
 @app.command("drop-task")

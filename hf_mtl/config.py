@@ -14,6 +14,7 @@ from hf_mtl.config_keys import DatasetConfig, RunConfig, SamplingConfig, TaskCon
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_messages import Problem, by_place, key_path, schema_problems
 from hf_mtl.config_section import UNREAD, Section, readable
+from hf_mtl.config_sharing import SharingSection
 from hf_mtl.errors import ConfigError
 from hf_mtl.run_file import UnreadableFileError, apply_overrides, plain_values, read_run_file
 
@@ -72,6 +73,7 @@ def _problems(raw: dict[Any, Any], told: set[tuple[Any, ...]], *, in_file: bool)
         datasets=parts(DatasetConfig, resolved_dataset, "datasets"),
         tasks=parts(TaskConfig, resolved_task, "tasks"),
         sampling=part(SamplingConfig, raw.get("sampling", {}), "sampling"),
+        sharing=part(SharingSection, raw.get("sharing", {}), "sharing"),
         lora=None if raw.get("lora") is None else part(LoraSection, raw["lora"], "lora"),
         training=part(TrainingConfig, raw["training"], "training") if "training" in raw else UNREAD,
     )

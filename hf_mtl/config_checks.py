@@ -12,6 +12,7 @@ from hf_mtl.config_keys import DatasetConfig, RunConfig, SamplingConfig, TaskCon
 from hf_mtl.config_lora import lora_problems
 from hf_mtl.config_messages import Place, Problem, listed, nearest, shown, use
 from hf_mtl.config_section import UNREAD
+from hf_mtl.config_sharing import sharing_problems
 
 SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
@@ -77,8 +78,11 @@ def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> 
         yield from _at(("sampling",), _sampling_problems(run.sampling, datasets))
     if run.training is not UNREAD:
         yield from _at(("training",), _training_problems(run.training))
+    freeze = UNREAD if run.training is UNREAD else run.training.freeze
     if run.lora not in (None, UNREAD):
-        yield from lora_problems(run.lora, len(tasks), UNREAD if run.training is UNREAD else run.training.freeze)
+        yield from lora_problems(run.lora, len(tasks), freeze)
+    if run.sharing is not UNREAD:
+        yield from sharing_problems(run.sharing, list(tasks), run.lora, freeze)
 
 
 def _at(prefix: tuple[Any, ...], problems: Iterable[Problem]) -> Iterator[Problem]:

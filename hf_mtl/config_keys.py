@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from hf_mtl.config_defaults import resolved_dataset, resolved_task
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_section import Count, NotNegative, Positive, Section, Share, Text
+from hf_mtl.config_sharing import SharingSection
 
 Label = str | int | bool
 
@@ -131,20 +132,6 @@ class SamplingConfig(Section):
     """How many steps are drawn together and sorted by length to save padding; 1 for none."""
 
 
-class SharingConfig(Section):
-    """What the tasks share of the encoder."""
-
-    private_layers: Annotated[int, Field(ge=0)] = 0
-    """How many top layers a family of tasks keeps for itself; 0, for so far all layers are shared."""
-
-    @field_validator("private_layers")
-    @classmethod
-    def _none_yet(cls, number: int) -> int:
-        if number:
-            raise ValueError(f"{number} private layers are not supported yet; use 0")
-        return number
-
-
 class LayersConfig(Section):
     """Some of the encoder's layers."""
 
@@ -266,7 +253,7 @@ class RunConfig(Section):
     """Which rows make a step."""
     lora: LoraSection | None = None
     """Low-rank adapters in the encoder; null for none."""
-    sharing: SharingConfig = SharingConfig()
+    sharing: SharingSection = SharingSection()
     """What the tasks share of the encoder."""
     training: TrainingConfig
     """How to train, and where to write."""

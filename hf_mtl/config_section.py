@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hf_mtl.errors import UserError
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -42,3 +44,16 @@ def readable(section: type[AnySection], raw: Any, unread: Iterable[tuple[Any, ..
         elif name in fields:
             values[name] = UNREAD
     return section.model_construct(**values)
+
+
+def written_out(section: type[Section], given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What a run file says under a key, with every default written out.
+
+    Raises:
+        UserError: for what a run file could not say there.
+    """
+    try:
+        return section.model_validate(given).model_dump()
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
+        raise UserError(f"{key}: {'; '.join(told)}") from None

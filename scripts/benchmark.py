@@ -57,7 +57,12 @@ def main() -> None:
     parser.add_argument(
         "--groups", type=group_names, default="one,alone", help=f"of {', '.join(GROUPS)} (default: %(default)s)"
     )
-    parser.add_argument("--lora-learning-rate", type=float, default=2e-3, help="in scores (default: %(default)s)")
+    parser.add_argument(
+        "--eval-strategy",
+        choices=["epoch", "no"],
+        default="epoch",
+        help="of scores: the best epoch's weights, or the last (default: %(default)s)",
+    )
     parser.add_argument("--results", type=Path, help="JSON lines of scores: kept there, and not measured again")
     parser.add_argument("--start-rows", type=int, default=1_000_000, help="default: %(default)s")
     arguments = parser.parse_args()

@@ -17,6 +17,8 @@ RECIPE = {
     "save_strategy": "no",
 }
 LEARNING_RATE = 2e-4
+LORA = {"r": 8, "lora_alpha": 16}
+LORA_RATES = {"learning_rate": 1e-3, "head_learning_rate": 1e-2}
 SCOPES = ("shared", "per_task", "both")
 GROUPS = ("one", "alone", *SCOPES)
 METRICS = ("f1", "f1_macro", "accuracy")
@@ -75,7 +77,8 @@ def models(arguments: argparse.Namespace, tasks: Sequence[str]) -> Iterator[dict
                     "encoder": arguments.encoder,
                     "rows": arguments.rows,
                     "epochs": arguments.epochs,
-                    "learning_rate": arguments.lora_learning_rate if group in SCOPES else LEARNING_RATE,
+                    "eval_strategy": arguments.eval_strategy,
+                    **(LORA_RATES if group in SCOPES else {"learning_rate": LEARNING_RATE}),
                 }
 
 
@@ -87,8 +90,9 @@ def measure(model: dict[str, Any], run: dict[str, Any]) -> dict[str, dict[str, d
         "datasets": {one["dataset"]: run["datasets"][one["dataset"]] for one in tasks.values()},
     }
     if model["group"] in SCOPES:
-        part["lora"] = {"scope": model["group"], "r": 8, "lora_alpha": 16}
-    settings = {"seed": model["seed"], "num_train_epochs": model["epochs"], "learning_rate": model["learning_rate"]}
+        part["lora"] = LORA | {"scope": model["group"]}
+    settings = {"seed": model["seed"], "num_train_epochs": model["epochs"]}
+    settings |= {key: model[key] for key in ("eval_strategy", *LORA_RATES) if key in model}
     with tempfile.TemporaryDirectory() as folder:
         part["training"] = RECIPE | settings | {"output_dir": str(Path(folder, "out"))}
         measured = MultiTaskTrainer.from_config(part).train()

@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_mtl.inference.pipeline import MultiTaskPipeline
 from hf_mtl.modeling.adapters import adapted_layers, adapter_parameters, stock_name
+from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.model import MultiTaskModel
 from tests.adapted import (
@@ -158,7 +159,7 @@ def test_a_task_without_an_adapter_stands_beside_others(tiny):
     model = tiny.new(scope="per_task")
     lanes = Lanes(model.lanes.tasks | {"score": "", "moods": "topic"})
     model.release()
-    mixed = MultiTaskModel.of_parts(model.encoder, dict(model.heads.items()), list(model.tasks.values()), lanes)
+    mixed = MultiTaskModel.of_parts(Body(model.encoder, lanes), dict(model.heads.items()), list(model.tasks.values()))
     states = mixed.encode(**five_texts(), rows=OTHERS)
     bare = tiny_model(tiny.encoder()).encode(**five_texts(), rows=OTHERS)
     torch.testing.assert_close(states["score"], bare["score"], rtol=0, atol=1e-6)

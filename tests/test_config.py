@@ -165,7 +165,7 @@ def test_an_object_in_a_dict_is_refused() -> None:
         ({"tasks__topic": None}, "null is not a mapping"),
         ({"datasets__reviews__data_files": 3}, "3 is not a mapping"),
         ({"lora": "r: 8"}, "'r: 8' is not a mapping"),
-        ({"sharing": {"private_layers": 2}}, "2 private layers are not supported yet; use 0"),
+        ({"sharing": {"private_layers": -1}}, "-1 is not a number of at least 0 or auto"),
         ({"training__output_dir": GONE}, "missing: the folder that the run fills, relative to the working directory"),
         ({"tasks": {}}, "empty; at least one is needed"),
         ({"tasks": GONE}, "missing: what is learnt, by name"),

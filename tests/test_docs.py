@@ -15,11 +15,11 @@ from hf_mtl.config_keys import (
     DatasetConfig,
     RunConfig,
     SamplingConfig,
-    SharingConfig,
     TaskConfig,
     TrainingConfig,
 )
 from hf_mtl.config_lora import LoraSection
+from hf_mtl.config_sharing import SharingSection
 
 REPOSITORY = Path(__file__).parents[1]
 GUIDE = (REPOSITORY / "docs" / "guide.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ SECTIONS = {
     "### `tasks.NAME`": TaskConfig,
     "### `sampling`": SamplingConfig,
     "### `lora`": LoraSection,
-    "### `sharing`": SharingConfig,
+    "### `sharing`": SharingSection,
     "### `training`": TrainingConfig,
     "### `datasets.NAME.csv`": CsvConfig,
 }

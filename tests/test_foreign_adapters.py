@@ -11,9 +11,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapter_files import read_adapter
-from hf_mtl.modeling.adapters import follow
+from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import load_encoder, load_encoder_config
+from hf_mtl.modeling.ways import Ways
 from tests.adapted import draw, five_texts
 from tests.tiny import save_tiny_encoder
 
@@ -53,7 +54,7 @@ class Foreign:
         lanes = Lanes({name: name for name in names})
         for name in names:
             read_adapter(encoder, name, str(self.folder))
-        follow(encoder, lanes)
+        Ways(Body(encoder, lanes))
         after = {name.replace(".base_layer", ""): weight for name, weight in encoder.state_dict().items()}
         assert all(torch.equal(after[name], weight) for name, weight in before.items())
         lanes.take(None, len(self.batch["input_ids"]), names[-1:], torch.device("cpu"))

@@ -22,6 +22,7 @@ ROOT_MODULES = {
     "config_lora",
     "config_messages",
     "config_section",
+    "config_sharing",
     "errors",
     "run_file",
     "sources",

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from hf_mtl.config_keys import LayersConfig, TrainingConfig
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.layers import depths, layer_list
+from hf_mtl.modeling.layers import Depths, layer_list
 from hf_mtl.training.optimization import freeze, make_optimizer
 from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.adapted import tiny_adapted
@@ -25,7 +25,8 @@ def trained(model):
 def test_every_weight_of_an_encoder_has_its_depth(architecture):
     encoder = tiny_encoder(architecture)
     place, layers = layer_list(encoder)
-    found = depths(encoder)
+    depths = Depths(encoder)
+    found = {name: depths.of(name) for name, _ in encoder.named_parameters()}
     assert set(found) == {name for name, _ in encoder.named_parameters()}
     for number, layer in enumerate(layers):
         assert {name for name in found if name.startswith(f"{place}.{number}.")} == {
@@ -41,7 +42,7 @@ def test_every_weight_of_an_encoder_has_its_depth(architecture):
 
 def test_an_encoder_of_one_repeated_layer_has_no_depths():
     with pytest.raises(UserError, match="albert.* has no list of layers of its own"):
-        depths(tiny_encoder("albert"))
+        Depths(tiny_encoder("albert"))
 
 
 @pytest.mark.parametrize("architecture", OWN_LAYERS)
@@ -50,7 +51,8 @@ def test_what_is_frozen_does_not_train_and_the_rest_does(architecture, what, tmp
     model = tiny_model(tmp_path, architecture)
     freeze(model, what)
     everything = {name for name, _ in model.encoder.named_parameters()}
-    depth = depths(model.encoder)
+    depths = Depths(model.encoder)
+    depth = {name: depths.of(name) for name, _ in model.encoder.named_parameters()}
     frozen = everything - trained(model)
     if what == "encoder":
         assert frozen == everything
@@ -95,7 +97,8 @@ def test_heads_and_layers_learn_at_their_own_rates(tmp_path):
 def test_adapters_are_trained_whatever_is_frozen(tmp_path):
     model = tiny_adapted(tmp_path, scope="both", train_encoder=True)
     adapters = {name for name in trained(model) if ".lora_" in name}
-    depth = depths(model.encoder)
+    depths = Depths(model.encoder)
+    depth = {name: depths.of(name) for name, _ in model.encoder.named_parameters()}
     freeze(model, "embeddings")
     assert trained(model) == adapters | {name for name in depth if depth[name] >= 0}
     freeze(model, LayersConfig(layers="0"))

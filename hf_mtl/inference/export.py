@@ -78,8 +78,7 @@ def drop_saved_task(model: str | os.PathLike[str], task: str) -> None:
     folder = Path(model)
     if not folder.is_dir():
         raise UserError(f"{model}: a task is dropped from a folder, and there is none; download the model first")
-    left = MultiTaskModel.from_pretrained(folder)
-    drop_task(left, task)
+    left = drop_task(MultiTaskModel.from_pretrained(folder), task)
     with new_folder(folder, overwrite=True) as new:
         left.save_pretrained(new)
         metrics = folder / "metrics.json"

@@ -4,7 +4,7 @@ Where the encoder itself was trained, its weights lie there too, as `model.safet
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,130 +19,172 @@ from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapter_files import read_adapter, write_adapter
 from hf_mtl.modeling.adapters import SHARED, stock_name
 from hf_mtl.modeling.base import Base, base_of
-from hf_mtl.modeling.conversion import fill
+from hf_mtl.modeling.body import Body
+from hf_mtl.modeling.conversion import Model, fill
+from hf_mtl.modeling.groups import Group
 from hf_mtl.modeling.heads import new_head
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import drop_pooler
+from hf_mtl.modeling.private_layers import new_private
+from hf_mtl.modeling.scopes import lane_groups, unite_trunk
 from hf_mtl.tasks.task import Task
 
 ADAPTERS, HEADS, ENCODER = "adapters", "heads.safetensors", "model.safetensors"
 WEIGHTS = (ENCODER, HEADS, ADAPTERS)
 """What holds weights: the first, or with adapters the others, or all."""
+TRUNK = "trunk"
+"""The entry of a saved `lora` that says that the groups' adapters are one below the private layers."""
 
 
-def saved_lanes(entries: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Lanes, Base | None]:
+def saved_lanes(
+    entries: Mapping[str, Any], tasks: Mapping[str, Task], groups: Sequence[Group]
+) -> tuple[Lanes, Base | None]:
     """Lanes and base of a saved config's `lora`.
+
+    Args:
+        entries: the config's.
+        tasks: the model's.
+        groups: the model's.
 
     Raises:
         UserError: if it speaks of other tasks than the config, or cannot be read.
     """
     adapters = entries.get("adapters") if isinstance(entries, Mapping) else None
-    if not isinstance(adapters, Mapping) or set(entries) != {"adapters", "base"}:
+    if not isinstance(adapters, Mapping) or set(entries) - {TRUNK} != {"adapters", "base"}:
         raise UserError(f"config.json: lora is {entries!r}; it holds adapters and base")
     if set(adapters) != set(tasks):
         raise UserError(
             f"config.json: lora.adapters is for tasks {', '.join(adapters)}, and the model has {', '.join(tasks)}"
         )
+    group_of = {task: group.name for group in groups for task in group.tasks}
     for task, name in adapters.items():
         # It names a folder too.
-        if name not in (None, SHARED, task):
-            raise UserError(f"config.json: the adapter of {task} in lora is {name!r}; use {SHARED!r}, {task!r} or null")
-    return Lanes({task: adapters[task] or "" for task in tasks}), base_of(entries["base"])
+        allowed = list(dict.fromkeys(filter(None, (SHARED, group_of.get(task), task))))
+        if name not in (None, *allowed):
+            raise UserError(
+                f"config.json: the adapter of {task} in lora is {name!r}; use {', '.join(map(repr, allowed))} or null"
+            )
+    # What has no adapter is in one lane, or in one a group.
+    lanes = {task: adapters[task] or group_of.get(task, "") for task in tasks}
+    base = base_of(entries["base"])
+    own: dict[str, tuple[str, ...]] = {lane: (lane,) if adapters[task] else () for task, lane in lanes.items()}
+    if entries.get(TRUNK):
+        own |= {group.name: (SHARED, group.name) for group in groups if group.name in own}
+    return Lanes(lanes, own, lane_groups(lanes, groups) if base is None else None), base
 
 
-def write_adapted(
-    folder: Path,
-    config: PreTrainedConfig,
-    encoder: PreTrainedModel,
-    lanes: Lanes,
-    base: Base | None,
-    weights: Mapping[str, Tensor],
-) -> None:
+def write_adapted(folder: Path, config: PreTrainedConfig, body: Body, weights: Mapping[str, Tensor]) -> None:
     """Writes a model with adapters.
 
     Args:
         folder: made if it is not there.
         config: the model's.
-        encoder: with adapters.
-        lanes: the model's.
-        base: what the encoder was before; None if it has been trained, and is written too.
+        body: the model's; without a base its encoder and private layers have been trained, and are written too.
         weights: the whole model's, by name.
     """
+    lanes, base = body.lanes, body.base
     if base is not None and any(
-        weight.requires_grad for name, weight in encoder.named_parameters() if stock_name(name) is not None
+        weight.requires_grad for name, weight in body.encoder.named_parameters() if stock_name(name) is not None
     ):
         raise UserError(
             "the encoder's own weights can be trained (requires_grad), and a model with adapters on a published "
             "encoder is saved without them; keep them frozen, or make the model with train_encoder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    own = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
-    for lane in dict.fromkeys(lanes.tasks.values()):
-        if lane:
-            name = base.peft_name if base is not None else None
-            write_adapter(folder / ADAPTERS / lane, encoder, lanes.adapters[lane], own, name)
+    peft_name = base.peft_name if base is not None else None
+    for lane, names in lanes.adapters.items():
+        if names:
+            group = lanes.groups.get(lane)
+            write_adapter(
+                folder / ADAPTERS / lane, body.encoder_of(group), names, body.weights_of(group, weights), peft_name
+            )
     heads = {name: _plain(weight) for name, weight in weights.items() if name.startswith("heads.")}
     save_file(heads, folder / HEADS, metadata={"format": "pt"})
     if base is None:
-        stock = {stock_name(name): weight for name, weight in own.items()}
-        tensors = {f"encoder.{name}": _plain(weight) for name, weight in stock.items() if name is not None}
+        stock = {stock_name(name): weight for name, weight in weights.items() if not name.startswith("heads.")}
+        tensors = {name: _plain(weight) for name, weight in stock.items() if name is not None}
         save_file(tensors, folder / ENCODER, metadata={"format": "pt"})
     saved = copy.deepcopy(config)
-    saved.dtype = encoder.dtype
-    adapters = {task: lane or None for task, lane in lanes.tasks.items()}
+    saved.dtype = body.encoder.dtype
+    adapters = {task: lane if lanes.adapters[lane] else None for task, lane in lanes.tasks.items()}
     saved.lora = {"adapters": adapters, "base": None if base is None else dict(vars(base))}
+    if any((SHARED, group.name) == lanes.adapters.get(group.name) for group in body.groups):
+        saved.lora[TRUNK] = SHARED
     saved.save_pretrained(folder)
 
 
 def read_adapted(
-    source: str, config: Any, tasks: Mapping[str, Task], lanes: Lanes, base: Base | None, **where: Any
-) -> tuple[PreTrainedModel, dict[str, PreTrainedModel]]:
+    source: str, config: Any, tasks: Mapping[str, Task], groups: tuple[Group, ...], **where: Any
+) -> tuple[Body, dict[str, PreTrainedModel]]:
     """Encoder with adapters, and heads.
 
     Args:
         source: a folder, or the id of a repository.
         config: the saved `MultiTaskConfig`.
         tasks: the model's.
-        lanes: the model's; its adapters are put in, and the layers do not follow it yet.
-        base: the encoder below the adapters; None if it lies in the folder.
+        groups: the model's.
         where: `revision`, `token` and the like, as for `from_pretrained`.
 
     Raises:
         UserError: if anything is missing, left over, of another shape, or of another encoder.
         OSError: if a file is not there.
     """
+    lanes, base = saved_lanes(config.lora, tasks, groups)
     if base is not None:
         access = {key: value for key, value in where.items() if key not in ("revision", "subfolder")}
         encoder = base.load(config.encoder_config, **access).requires_grad_(False)
+        body = Body(encoder, lanes, groups, base=base)
     else:
-        encoder = _own_encoder(source, config.encoder_config, where)
+        body = _own_body(source, config.encoder_config, lanes, groups, where)
     subfolder = where.pop("subfolder", "")
-    for lane in dict.fromkeys(lanes.tasks.values()):
-        if lane:
+    for lane, names in lanes.adapters.items():
+        if names:
             place = "/".join(filter(None, (subfolder, ADAPTERS, lane)))
-            read_adapter(encoder, lane, source, subfolder=place, **where)
-    weights = _read(source, HEADS, subfolder=subfolder, **where)
+            whole = body.encoder_of(lanes.groups.get(lane))
+            read_adapter(whole, lane, source, subfolder=place, **where)
+            body.encoder.peft_config = whole.peft_config
+    if shared := [lane for lane, names in lanes.adapters.items() if names == (SHARED, lane)]:
+        try:
+            unite_trunk(body, shared)
+        except UserError as error:
+            raise UserError(f"model {source}: {error}") from None
+    return body, _heads(source, config, tasks, _read(source, HEADS, subfolder=subfolder, **where))
+
+
+def _heads(
+    source: str, config: Any, tasks: Mapping[str, Task], weights: dict[str, Tensor]
+) -> dict[str, PreTrainedModel]:
     heads = {}
     for name, task in tasks.items():
         with torch.device("meta"):
             head = new_head(task, config.encoder_config)
-        prefix = f"heads.{name}."
-        own = {key.removeprefix(prefix): weights.pop(key) for key in list(weights) if key.startswith(prefix)}
-        heads[name] = _filled(head, own, f"{source}: {HEADS}, task {name}")
+        heads[name] = _filled(head, _taken(weights, f"heads.{name}."), f"{source}: {HEADS}, task {name}")
     if weights:
         raise UserError(f"model {source}: {HEADS} has weights that are no task's: {', '.join(sorted(weights)[:5])}")
-    return encoder, heads
+    return heads
 
 
-def _own_encoder(source: str, config: PreTrainedConfig, where: Mapping[str, Any]) -> PreTrainedModel:
+def _own_body(
+    source: str, config: PreTrainedConfig, lanes: Lanes, groups: tuple[Group, ...], where: Mapping[str, Any]
+) -> Body:
     encoder = AutoModel.from_config(config)
     drop_pooler(encoder)
+    body = Body(encoder, lanes, groups, new_private(encoder, groups))
     weights = _read(source, ENCODER, **where)
-    own = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
-    return _filled(encoder, own, f"{source}: {ENCODER}")
+    for prefix, part in body.parts():
+        _filled(part, _taken(weights, f"{prefix}."), f"{source}: {ENCODER}, {prefix}")
+    if weights:
+        raise UserError(
+            f"model {source}: {ENCODER} has weights that are no part of the model's: {', '.join(sorted(weights)[:5])}"
+        )
+    return body
 
 
-def _filled(model: PreTrainedModel, weights: Mapping[str, Tensor], told: str) -> PreTrainedModel:
+def _taken(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): weights.pop(key) for key in list(weights) if key.startswith(prefix)}
+
+
+def _filled(model: Model, weights: Mapping[str, Tensor], told: str) -> Model:
     try:
         return fill(model, weights, dict(model.named_buffers()))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""LoRA adapters in an encoder: PEFT's layers, put in by full names, with lanes for batches of several tasks."""
+"""LoRA adapters in an encoder: PEFT's layers, put in by full names."""
 
 import copy
 import re
@@ -12,16 +12,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
-from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from hf_mtl.config_lora import ALL_LINEAR, LoraSection
+from hf_mtl.config_lora import ALL_LINEAR
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.fan_out import FanOut
-from hf_mtl.modeling.lane_layer import LaneForward
-from hf_mtl.modeling.lanes import Lanes
-from hf_mtl.modeling.layers import depths
+from hf_mtl.modeling.layers import Depths
 from hf_mtl.modeling.loading import drop_pooler
 
 SHARED = "shared"
@@ -30,33 +26,6 @@ OURS = {"scope", "train_encoder", "load_in_4bit"}
 """Entries of a run file's `lora` that PEFT does not know."""
 CHOOSING = {"target_modules", "exclude_modules", "layers_to_transform"}
 """Entries that choose layers."""
-
-
-def whole_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A run file's `lora` with every default written out.
-
-    Raises:
-        UserError: for what a run file could not say.
-    """
-    try:
-        return LoraSection.model_validate(given).model_dump()
-    except ValidationError as error:
-        told = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
-        raise UserError(f"lora: {'; '.join(told)}") from None
-
-
-def lanes_of(scope: str, tasks: Sequence[str]) -> Lanes:
-    """The lanes of a new model's tasks, by the `scope` of its adapters.
-
-    Raises:
-        UserError: for a task that is called as the adapter of all tasks.
-    """
-    if SHARED in tasks:
-        raise UserError(f"a task cannot be called {SHARED!r} beside adapters: that is the name of the one of all tasks")
-    if scope == "shared":
-        return Lanes(dict.fromkeys(tasks, SHARED))
-    both = {task: (SHARED, task) for task in tasks} if scope == "both" else None
-    return Lanes({task: task for task in tasks}, both)
 
 
 def new_config(encoder: PreTrainedModel, settings: Mapping[str, Any], *, by_task: bool) -> LoraConfig:
@@ -94,24 +63,6 @@ def check_targets(config: PreTrainedConfig, settings: Mapping[str, Any]) -> None
     _targets(encoder, settings, by_task=False)
 
 
-def add_adapters(encoder: PreTrainedModel, settings: Mapping[str, Any], lanes: Lanes) -> None:
-    """Puts new adapters into a bare encoder, whose own weights are then trained only if `train_encoder` says so.
-
-    Args:
-        encoder: stock.
-        settings: a run file's `lora`.
-        lanes: the model's.
-
-    Raises:
-        UserError: as for `new_config`.
-    """
-    config = new_config(encoder, settings, by_task=len(set(lanes.tasks.values())) > 1)
-    for weight in encoder.parameters():
-        weight.requires_grad_(settings["train_encoder"])
-    for name in dict.fromkeys(name for names in lanes.adapters.values() for name in names):
-        add_adapter(encoder, name, config)
-
-
 def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig) -> None:
     """Puts one adapter into an encoder, initialised by PEFT from torch's global generator.
 
@@ -131,37 +82,28 @@ def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig) -> None
         weight.requires_grad_(id(weight) in training | own)
 
 
-def remove_adapter(encoder: PreTrainedModel, name: str) -> None:
-    """Takes one adapter out of an encoder; a layer without any is stock again."""
-    for path, layer in adapted_layers(encoder).items():
-        with warnings.catch_warnings():
-            # Of the adapter that PEFT now takes for the active one: lanes say which is.
-            warnings.filterwarnings("ignore", "Adapter .* was active")
-            layer.delete_adapter(name)
-        if not layer.lora_A:
-            encoder.set_submodule(path, layer.get_base_layer())
+def remove_adapter(encoder: PreTrainedModel, name: str, parts: Iterable[nn.Module] | None = None) -> None:
+    """Takes one adapter out; a layer without any is stock again.
+
+    Args:
+        encoder: knows its adapters.
+        name: the adapter's.
+        parts: what holds it; the encoder itself by default.
+    """
+    for part in (encoder,) if parts is None else parts:
+        for path, layer in adapted_layers(part).items():
+            take_out(layer, name)
+            if not layer.lora_A:
+                part.set_submodule(path, layer.get_base_layer())
     del encoder.peft_config[name]
 
 
-def follow(encoder: PreTrainedModel, lanes: Lanes) -> FanOut | None:
-    """Has the adapted layers follow the lanes, and the rows of several lanes copied where their ways part.
-
-    Returns:
-        What copies rows below the first adapted layer.
-        None where there is one lane; and for encoders with adapters before their first layer, or whose layers are one
-        and the same: there the rows of the input must be copied.
-    """
-    for layer in adapted_layers(encoder).values():
-        layer.forward = LaneForward(layer, lanes)
-    if len(set(lanes.tasks.values())) < 2:
-        return None
-    try:
-        depth = depths(encoder)
-    except UserError:
-        return None
-    first = min(number for name, number in depth.items() if ".lora_" in name)
-    lanes.leave()
-    return FanOut(encoder, first, lanes.index) if first >= 0 else None
+def take_out(layer: LoraLayer, name: str) -> None:
+    """Takes one adapter out of one layer."""
+    with warnings.catch_warnings():
+        # Of the adapter that PEFT now takes for the active one: lanes say which is.
+        warnings.filterwarnings("ignore", "Adapter .* was active")
+        layer.delete_adapter(name)
 
 
 def adapted_layers(encoder: nn.Module) -> dict[str, LoraLayer]:
@@ -229,13 +171,14 @@ def _in_layers(encoder: PreTrainedModel, names: Sequence[str], wanted: int | Seq
     """The names in some of the encoder's layers, counted from 0 at the bottom."""
     numbers = {wanted} if isinstance(wanted, int) else set(wanted)
     try:
-        depth = {stock_name(name): number for name, number in depths(encoder).items()}
+        depths = Depths(encoder)
     except UserError as error:
         raise UserError(f"lora.layers_to_transform: {error}; leave the key out") from None
-    top = max(depth.values())
-    if beyond := sorted(number for number in numbers if number > top):
-        raise UserError(f"lora.layers_to_transform: {beyond[0]} is no layer of the encoder; the last one is {top}")
-    return [name for name in names if depth[f"{name}.weight"] in numbers]
+    if beyond := sorted(number for number in numbers if number > depths.top):
+        raise UserError(
+            f"lora.layers_to_transform: {beyond[0]} is no layer of the encoder; the last one is {depths.top}"
+        )
+    return [name for name in names if depths.of(name) in numbers]
 
 
 def _refuse_unknown(key: str, wanted: str | Sequence[str], linear: Sequence[str]) -> None:

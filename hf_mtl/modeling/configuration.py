@@ -28,6 +28,8 @@ class MultiTaskConfig(PreTrainedConfig):
         tasks: a dict for each task, in order: the fields of `hf_mtl.tasks.spec.TaskSpec`.
         lora: of a saved model with adapters: `adapters`, the name of each task's (or None), and `base`, the encoder
             they stand on (None if it lies in the model's own folder).
+        groups: of a model whose tasks do not share all layers: an entry for each group, the fields of
+            `hf_mtl.modeling.groups.Group`; the first one's layers are the encoder's own.
         format_version: of the files; a higher one than this version of hf_mtl knows is refused.
 
     Raises:
@@ -40,6 +42,7 @@ class MultiTaskConfig(PreTrainedConfig):
     encoder_config: Any = None
     tasks: Sequence[Mapping[str, Any]] = ()
     lora: Mapping[str, Any] | None = None
+    groups: Sequence[Mapping[str, Any]] | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -68,8 +71,9 @@ class MultiTaskConfig(PreTrainedConfig):
         entries = super().to_diff_dict()
         entries["format_version"] = self.format_version
         entries["tasks"] = [dict(task) for task in self.tasks]
-        if self.lora is None:
-            entries.pop("lora", None)
+        for key in ("lora", "groups"):
+            if getattr(self, key) is None:
+                entries.pop(key, None)
         if self.encoder_config is not None:
             entries["encoder_config"] = self.encoder_config.to_diff_dict()
             entries["encoder_config"].pop("transformers_version", None)

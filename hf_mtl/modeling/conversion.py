@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.configuration import STOCK_KEY, bare
 from hf_mtl.modeling.heads import head_class, head_config
+from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import drop_pooler
 from hf_mtl.modeling.merging import merged_weights
 from hf_mtl.tasks.spec import TaskSpec
@@ -18,6 +20,8 @@ from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FREE = {"initializer_factor", "initializer_range", "tie_word_embeddings", "use_cache"}
 """Entries of a config that do not change a trained model's answers."""
@@ -51,8 +55,8 @@ def stock_task_model(
 
 def task_model_parts(
     encoder: PreTrainedModel | None, models: Mapping[str, Any]
-) -> tuple[PreTrainedModel, dict[str, PreTrainedModel], list[Task]]:
-    """Encoder, heads and tasks of a multi-task model from stock task models.
+) -> tuple[Body, dict[str, PreTrainedModel], list[Task]]:
+    """Body, heads and tasks of a multi-task model from stock task models.
 
     Args:
         encoder: the stock base model to share; None for that of the first task model.
@@ -83,7 +87,7 @@ def task_model_parts(
     for name, model in models.items():
         if not _equal(_body_weights(_base(model)), _body_weights(shared)):
             logger.warning("task %s: its own encoder differs from the shared one, so its answers will change", name)
-    return body, heads, tasks
+    return Body(body, Lanes(dict.fromkeys(specs, ""))), heads, tasks
 
 
 def stock_spec(name: str, model: Any) -> TaskSpec:
@@ -148,7 +152,7 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name].to(one[name].device)) for name in one)
 
 
-def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> PreTrainedModel:
+def fill(model: Model, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Model:
     """Give a model on the meta device copies of weights, all of them and no others; then evaluation mode.
 
     Args:

@@ -4,6 +4,7 @@ PEFT's own mixed batches are for inference alone, and gather rows by index. Here
 computed once, and each lane's slice gets what its adapter makes of it.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -80,19 +81,20 @@ class LaneForward:
     Args:
         layer: PEFT's.
         lanes: the model's.
+        groups: those whose rows come here; None for those of all lanes.
     """
 
-    def __init__(self, layer: LoraLayer, lanes: Lanes) -> None:
-        self.layer, self.lanes = layer, lanes
+    def __init__(self, layer: LoraLayer, lanes: Lanes, groups: Collection[str] | None = None) -> None:
+        self.layer, self.lanes, self.groups = layer, lanes, groups
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base = self.layer.base_layer
-        slices = [(self._names(lane), rows) for lane, rows in self.lanes.route.slices]
+        slices = [(self._names(lane), rows) for lane, rows in self.lanes.route.slices if self._comes(lane)]
         if not slices:
             # The bare encoder, outside of any batch.
             return base(x, *args, **kwargs)
-        if len(slices) == 1:
-            # DeBERTa's projections also see position embeddings: where there is one lane, all that comes is its.
+        if len({names for names, _ in slices}) == 1:
+            # All that comes is treated alike: rows that are not copied yet, positions in DeBERTa's projections.
             slices = [(slices[0][0], len(x))]
         total = sum(rows for _, rows in slices)
         if len(x) != max(total, 1):
@@ -102,6 +104,9 @@ class LaneForward:
         if type(base) is nn.Linear and not self.layer.lora_variant and not self._drops():
             return self._fused(x, slices)
         return self._apart(x, slices, base(x, *args, **kwargs))
+
+    def _comes(self, lane: str) -> bool:
+        return self.groups is None or self.lanes.groups[lane] in self.groups
 
     def _names(self, lane: str) -> tuple[str, ...]:
         """The adapters that this layer has for a lane."""

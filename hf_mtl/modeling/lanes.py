@@ -35,11 +35,19 @@ class Lanes:
     Args:
         tasks: the lane of each task, in the order of tasks.
         adapters: the adapters that a lane's rows go through, in sum; the one called as the lane where nothing is said.
+        groups: the group of each lane, in the order of the groups: those with fewer private layers first, so that all
+            rows that pass through a layer of the encoder's own stand together.
     """
 
-    def __init__(self, tasks: Mapping[str, str], adapters: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, str],
+        adapters: Mapping[str, tuple[str, ...]] | None = None,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
         self.tasks = dict(tasks)
         self.adapters = {lane: (lane,) if lane else () for lane in self.tasks.values()} | dict(adapters or {})
+        self.groups = dict(groups or {})
         self._route = NO_ROUTE
 
     def take(
@@ -56,9 +64,10 @@ class Lanes:
         Returns:
             What finds each task's states among those that the encoder gives.
         """
-        lanes: dict[str, list[str]] = {}
+        lanes: dict[str, list[str]] = {lane: [] for lane in self.groups}
         for task in tasks:
             lanes.setdefault(self.tasks[task], []).append(task)
+        lanes = {lane: members for lane, members in lanes.items() if members}
         if len(lanes) <= 1:
             self._set(Route(tuple((lane, count) for lane in lanes)))
             return Shares({task: None if rows is None else rows[task] for task in tasks})
@@ -87,11 +96,6 @@ class Lanes:
             return self._route
         lanes, route = getattr(_OF_THREAD, "route", (None, NO_ROUTE))
         return route if lanes is self else NO_ROUTE
-
-    def own_adapters(self, task: str) -> list[str]:
-        """The adapters that no other task's rows go through."""
-        others = {name for other, lane in self.tasks.items() if other != task for name in self.adapters[lane]}
-        return [name for name in self.adapters[self.tasks[task]] if name not in others]
 
     def leave(self) -> None:
         """Forgets the route: what passes through the encoder next is no batch of tasks."""

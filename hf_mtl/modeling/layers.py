@@ -29,20 +29,29 @@ def final_norms(encoder: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def depths(encoder: PreTrainedModel) -> dict[str, int]:
-    """Parameter name → the number of its layer, from 0; −1 for what stands before the first, as the embeddings.
+class Depths:
+    """How deep in an encoder its parts stand: the number of their layer, from 0; −1 for what stands before the first.
 
     A final norm counts to the last layer.
+
+    Args:
+        encoder: stock, or with adapters.
+
+    Attributes:
+        top: the number of the last layer.
 
     Raises:
         UserError: as for `layer_list`.
     """
-    place, layers = layer_list(encoder)
-    norms = tuple(f"{name}." for name, _ in final_norms(encoder))
-    found = {}
-    for name, _ in encoder.named_parameters():
-        if name.startswith(f"{place}."):
-            found[name] = int(name.removeprefix(f"{place}.").split(".")[0])
-        else:
-            found[name] = len(layers) - 1 if name.startswith(norms) else -1
-    return found
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        place, layers = layer_list(encoder)
+        self.top = len(layers) - 1
+        self._place = f"{place}."
+        self._norms = tuple(f"{name}." for name, _ in final_norms(encoder))
+
+    def of(self, name: str) -> int:
+        """The depth of a weight or module by its name in the encoder."""
+        if name.startswith(self._place):
+            return int(name.removeprefix(self._place).split(".")[0])
+        return self.top if f"{name}.".startswith(self._norms) else -1

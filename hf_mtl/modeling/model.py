@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -12,27 +12,28 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.adapted_folder import read_adapted, saved_lanes, write_adapted
-from hf_mtl.modeling.adapters import adapter_parameters, add_adapters, follow, lanes_of, whole_settings
-from hf_mtl.modeling.base import Base, published_base
+from hf_mtl.modeling.adapted_folder import read_adapted, write_adapted
+from hf_mtl.modeling.base import Base
+from hf_mtl.modeling.body import Body
+from hf_mtl.modeling.building import new_parts
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
-from hf_mtl.modeling.fan_out import FanOut
-from hf_mtl.modeling.heads import check_name, new_head, saved_tasks, stock_class
+from hf_mtl.modeling.groups import Group, saved_groups
+from hf_mtl.modeling.heads import new_head, saved_tasks
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import (
     ADAPTER,
     drop_pooler,
     has_adapter,
-    load_encoder,
-    load_encoder_config,
-    load_head,
     own_memory,
     quiet,
     why_not,
 )
 from hf_mtl.modeling.output import MultiTaskOutput
+from hf_mtl.modeling.private_layers import PrivateLayers, new_private
 from hf_mtl.modeling.reading import LOADING_INFO, WHERE, refuse_keywords, refuse_misfit, wanted_dtype
+from hf_mtl.modeling.scopes import lanes_of
+from hf_mtl.modeling.ways import Ways
 from hf_mtl.tasks.task import Task
 
 
@@ -60,14 +61,18 @@ class MultiTaskModel(PreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder_config)
         drop_pooler(self.encoder)
         self.heads = nn.ModuleDict({name: new_head(task, config.encoder_config) for name, task in self.tasks.items()})
+        self.groups: tuple[Group, ...] = saved_groups(config.groups or (), list(self.tasks))
+        self.private = nn.ModuleDict(new_private(self.encoder, self.groups))
         self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
-        self.lanes = Lanes(dict.fromkeys(self.tasks, ""))
+        self.lanes: Lanes = lanes_of(None, list(self.tasks), self.groups)
         self.base: Base | None = None
-        self._copies_inside: FanOut | None = None
-        self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self._ways: Ways | None = None
+        self._takes = set(inspect.signature(self.encoder.forward).parameters)
         self.post_init()
         # Stock classes name weights they do without; in a file of ours nothing may be missing.
         self._keys_to_ignore_on_load_missing: set[str] = set()
+        if self.device.type != "meta":
+            self._ways = Ways(self.body)
 
     @classmethod
     def from_encoder(
@@ -77,6 +82,7 @@ class MultiTaskModel(PreTrainedModel):
         encoder_config: Mapping[str, Any] | None = None,
         revision: str | None = None,
         lora: Mapping[str, Any] | None = None,
+        sharing: Mapping[str, Any] | None = None,
     ) -> Self:
         """A model for new tasks on a pretrained encoder, in float32 and in evaluation mode.
 
@@ -89,54 +95,34 @@ class MultiTaskModel(PreTrainedModel):
             encoder_config: overrides of the encoder's own config.
             revision: of a Hub repository.
             lora: adapters, as in a run file; the encoder's own weights are then trained only if it says so.
+            sharing: which tasks have top layers of their own, as in a run file; by default all layers are everybody's.
 
         Raises:
-            UserError: if the encoder cannot be loaded or cannot carry the tasks or adapters.
+            UserError: if the encoder cannot be loaded or cannot carry the tasks, adapters or groups.
         """
-        settings = None if lora is None else whole_settings(lora)
-        config = load_encoder_config(encoder, encoder_config, revision)
-        for task in tasks:
-            check_name(task.name)
-            stock_class(task, config)
-        body = load_encoder(encoder, config, revision, in_4bit=settings is not None and settings["load_in_4bit"])
-        heads = {task.name: load_head(encoder, task, body.config, revision) for task in tasks}
-        if settings is None:
-            return cls.of_parts(body, heads, tasks)
-        lanes = lanes_of(settings["scope"], [task.name for task in tasks])
-        base = published_base(encoder, revision, body, settings)
-        add_adapters(body, settings, lanes)
-        return cls.of_parts(body, heads, tasks, lanes, base)
+        return cls.of_parts(*new_parts(encoder, tasks, encoder_config, revision, lora, sharing), tasks)
 
     @classmethod
-    def of_parts(
-        cls,
-        encoder: PreTrainedModel,
-        heads: Mapping[str, PreTrainedModel],
-        tasks: Sequence[Task],
-        lanes: Lanes | None = None,
-        base: Base | None = None,
-    ) -> Self:
-        """A model around an encoder and heads that have their weights.
+    def of_parts(cls, body: Body, heads: Mapping[str, PreTrainedModel], tasks: Sequence[Task]) -> Self:
+        """A model of a body and heads that have their weights.
 
         Args:
-            encoder: the base model without its pooler, stock or with adapters.
+            body: nothing is hooked into its encoder.
             heads: by task.
             tasks: in order.
-            lanes: those that the encoder's adapted layers follow.
-            base: the published encoder below the adapters, if its weights are untouched.
         """
-        config = MultiTaskConfig(encoder_config=encoder.config, tasks=[task.spec.to_dict() for task in tasks])
-        config.dtype = encoder.dtype
+        config = MultiTaskConfig(encoder_config=body.encoder.config, tasks=[task.spec.to_dict() for task in tasks])
+        config.dtype = body.encoder.dtype
         config.architectures = [cls.__name__]
         with torch.device("meta"):
             model = cls(config)
-        model.encoder = encoder
+        model.encoder = body.encoder
+        model.private = nn.ModuleDict(body.private)
         for name, head in heads.items():
             model.heads[name] = head
         model.tasks = {task.name: task for task in tasks}
-        if lanes is not None:
-            model.lanes, model.base = lanes, base
-            model._copies_inside = follow(encoder, lanes)
+        model.lanes, model.groups, model.base = body.lanes, body.groups, body.base
+        model._ways = Ways(body)
         return model.eval()
 
     @classmethod
@@ -161,6 +147,7 @@ class MultiTaskModel(PreTrainedModel):
                 kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
                 with quiet():
                     model, info = super().from_pretrained(source, *model_args, **kwargs)
+                    model._ways = Ways(model.body)
         except (OSError, SafetensorError) as error:
             raise UserError(f"model {source}: {why_not(source, error)}") from error
         refuse_misfit(source, info)
@@ -174,10 +161,10 @@ class MultiTaskModel(PreTrainedModel):
         if attention := kwargs.get("attn_implementation") or config._attn_implementation:
             config.encoder_config._attn_implementation = attention
         tasks = saved_tasks(config)
-        lanes, base = saved_lanes(config.lora, tasks)
+        groups = saved_groups(config.groups or (), list(tasks))
         with quiet():
-            encoder, heads = read_adapted(source, config, tasks, lanes, base, **where)
-        model = cls.of_parts(encoder, heads, list(tasks.values()), lanes, base)
+            body, heads = read_adapted(source, config, tasks, groups, **where)
+        model = cls.of_parts(body, heads, list(tasks.values()))
         model.to(wanted_dtype(kwargs) or config.dtype or model.dtype)
         model.config.dtype = model.dtype
         model.config._name_or_path = source
@@ -189,14 +176,15 @@ class MultiTaskModel(PreTrainedModel):
         With adapters: these, the heads, and the encoder only if it was trained too.
         """
         self.config.tasks = [task.spec.to_dict() for task in self.tasks.values()]
-        if not any(self.lanes.tasks.values()):
+        self.config.groups = [group.to_dict() for group in self.groups] or None
+        if not any(self.lanes.adapters.values()):
             with quiet():
                 super().save_pretrained(save_directory, **kwargs)
         elif kwargs.get("push_to_hub"):
             raise UserError("push_to_hub: a model with adapters cannot be published yet")
         elif kwargs.get("is_main_process", True):
             weights = kwargs.get("state_dict") or self.state_dict()
-            write_adapted(Path(save_directory), self.config, self.encoder, self.lanes, self.base, weights)
+            write_adapted(Path(save_directory), self.config, self.body, weights)
 
     def task_model(self, name: str) -> PreTrainedModel:
         """The stock model of a task, as its `AutoModelFor…` would load it: copies of the weights, evaluation mode.
@@ -207,13 +195,13 @@ class MultiTaskModel(PreTrainedModel):
         if name not in self.tasks:
             raise UserError(f"there is no task {name!r}; the model has {', '.join(self.tasks) or 'none'}")
         adapters = self.lanes.adapters[self.lanes.tasks[name]]
-        return stock_task_model(self.tasks[name], self.encoder, self.heads[name], adapters)
+        return stock_task_model(self.tasks[name], self.body.task_encoder(name), self.heads[name], adapters)
 
-    def own_parameters(self, name: str) -> Iterator[nn.Parameter]:
-        """The weights that a task alone trains: its head, and the adapters that are its own."""
-        yield from self.heads[name].parameters()
-        for adapter in self.lanes.own_adapters(name):
-            yield from adapter_parameters(self.encoder, adapter)
+    def own_parameters(self, *names: str) -> Iterator[nn.Parameter]:
+        """The weights that only these tasks train: their heads, and adapters and layers that no other task reads."""
+        for name in names:
+            yield from self.heads[name].parameters()
+        yield from self.body.own_parameters(names)
 
     @classmethod
     def from_task_models(cls, /, encoder: PreTrainedModel | None = None, **task_models: PreTrainedModel) -> Self:
@@ -233,11 +221,22 @@ class MultiTaskModel(PreTrainedModel):
         """
         return cls.of_parts(*task_model_parts(encoder, task_models))
 
+    @property
+    def body(self) -> Body:
+        """What stands below the heads."""
+        return Body(
+            self.encoder,
+            self.lanes,
+            self.groups,
+            {name: cast(PrivateLayers, own) for name, own in self.private.items()},
+            self.base,
+        )
+
     def release(self) -> None:
         """Takes from the encoder what this model has hooked into it, so that another model can have it."""
-        if self._copies_inside is not None:
-            self._copies_inside.remove()
-            self._copies_inside = None
+        if self._ways is not None:
+            self._ways.release()
+            self._ways = None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -266,14 +265,16 @@ class MultiTaskModel(PreTrainedModel):
             `[rows_t, length, hidden]` for each task.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None and self._takes_token_types:
+        if token_type_ids is not None and "token_type_ids" in self._takes:
             inputs["token_type_ids"] = token_type_ids
         names = list(self.tasks) if tasks is None else tasks
         shares = self.lanes.take(rows, len(input_ids), names, input_ids.device)
         index = self.lanes.index()
-        if index is not None and self._copies_inside is None:
+        if index is not None and not (self._ways and self._ways.copies_inside):
             inputs = {key: None if value is None else value.index_select(0, index) for key, value in inputs.items()}
-        states = self.encoder(**inputs).last_hidden_state
+        # A decoder would keep keys and values for a next token, which there is none of.
+        cache = {"use_cache": False} if "use_cache" in self._takes else {}
+        states = self.encoder(**inputs, **cache).last_hidden_state
         self.lanes.passed()
         return shares.split(states)
 

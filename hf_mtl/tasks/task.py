@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class Task(ABC):
     """The stock pipeline whose output this task gives."""
     pipeline_options: ClassVar[Sequence[str]]
     """The arguments of that pipeline's call that `MultiTaskPipeline` passes on; how a text is encoded is not theirs."""
+    family: ClassVar[Literal["sentence", "token"]]
+    """Whether whole texts get labels, or their words: tasks of one family share more of an encoder than of two."""
     reads_windows: ClassVar[bool]
     """Whether all windows of a long text are read, or the first one alone."""
     metric_names: ClassVar[Mapping[str | None, Sequence[str]]]

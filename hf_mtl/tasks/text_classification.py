@@ -30,6 +30,7 @@ class TextClassification(Task):
     auto_class = AutoModelForSequenceClassification
     pipeline_class = TextClassificationPipeline
     pipeline_options = ("top_k", "function_to_apply")
+    family = "sentence"
     reads_windows = False
     metric_names = {
         SINGLE: ("f1_macro", "accuracy", "f1_micro", "precision", "recall", "mcc"),

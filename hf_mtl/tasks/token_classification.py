@@ -38,6 +38,7 @@ class TokenClassification(Task):
     auto_class = AutoModelForTokenClassification
     pipeline_class = TokenClassificationPipeline
     pipeline_options = ("aggregation_strategy", "stride", "ignore_labels")
+    family = "token"
     reads_windows = True
     metric_names = {
         "BIO": ("f1", "precision", "recall", "accuracy"),

@@ -87,7 +87,5 @@ def drop_absent_gradients(model: MultiTaskModel, counts: StepCounts) -> None:
 
     With gradients of zero, momentum and weight decay would still move them.
     """
-    for task, items in counts.items.items():
-        if not items:
-            for parameter in model.own_parameters(task):
-                parameter.grad = None
+    for parameter in model.own_parameters(*(task for task, items in counts.items.items() if not items)):
+        parameter.grad = None

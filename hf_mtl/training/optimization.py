@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from hf_mtl.config_keys import LayersConfig, TrainingConfig
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapters import stock_name
-from hf_mtl.modeling.layers import depths, final_norms
+from hf_mtl.modeling.layers import Depths, final_norms
 from hf_mtl.modeling.model import MultiTaskModel
 
 NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -30,16 +30,18 @@ def freeze(model: MultiTaskModel, what: Literal["embeddings", "encoder"] | Layer
     if what is None:
         return
     if what == "encoder":
-        frozen = {name for name, _ in model.encoder.named_parameters()}
+        names = {name for name, _ in model.encoder.named_parameters()}
     elif what == "embeddings":
         inputs = {id(weight) for weight in _embeddings(model).parameters()}
-        frozen = {name for name, weight in model.encoder.named_parameters() if id(weight) in inputs}
+        names = {name for name, weight in model.encoder.named_parameters() if id(weight) in inputs}
     else:
-        frozen = _frozen_layers(model, what)
-    for name, weight in model.encoder.named_parameters():
-        # Adapters are trained whatever else is.
-        if stock_name(name) is not None:
-            weight.requires_grad_(name not in frozen)
+        names = _frozen_layers(model, what)
+    frozen = {stock_name(name) for name in names}
+    for _, part in model.body.parts():
+        for name, weight in part.named_parameters():
+            # Adapters are trained whatever else is.
+            if (stock := stock_name(name)) is not None:
+                weight.requires_grad_(stock not in frozen)
 
 
 def _embeddings(model: MultiTaskModel) -> nn.Module:
@@ -49,14 +51,14 @@ def _embeddings(model: MultiTaskModel) -> nn.Module:
 
 def _frozen_layers(model: MultiTaskModel, what: LayersConfig) -> set[str]:
     try:
-        depth = depths(model.encoder)
+        depths = Depths(model.encoder)
     except UserError as error:
         raise UserError(f"training.freeze.layers: {error}; freeze the encoder or its embeddings") from None
-    top = max(depth.values())
-    if what.last > top:
-        raise UserError(f"training.freeze.layers: {what.layers} names layer {what.last}; the last one is {top}")
+    if what.last > depths.top:
+        raise UserError(f"training.freeze.layers: {what.layers} names layer {what.last}; the last one is {depths.top}")
     norms = tuple(f"{name}." for name, _ in final_norms(model.encoder))
-    return {name for name, layer in depth.items() if what.first <= layer <= what.last and not name.startswith(norms)}
+    names = (name for name, _ in model.encoder.named_parameters() if not name.startswith(norms))
+    return {name for name in names if what.first <= depths.of(name) <= what.last}
 
 
 def make_optimizer(model: MultiTaskModel, config: TrainingConfig) -> Optimizer:
@@ -82,8 +84,8 @@ def make_optimizer(model: MultiTaskModel, config: TrainingConfig) -> Optimizer:
 
 
 def _unnamed(name: str) -> str:
-    """A parameter's name without that of a task, which may sound like that of a bias or a norm."""
-    return re.sub(r"(^heads|\.lora_\w+)\.[^.]+", r"\1", name).lower()
+    """A parameter's name without that of a task or group, which may sound like that of a bias or a norm."""
+    return re.sub(r"(^heads|^private|\.lora_\w+)\.[^.]+", r"\1", name).lower()
 
 
 def _rates(model: MultiTaskModel, config: TrainingConfig) -> dict[str, float]:
@@ -94,12 +96,13 @@ def _rates(model: MultiTaskModel, config: TrainingConfig) -> dict[str, float]:
     }
     if config.layerwise_lr_decay is not None:
         try:
-            depth = depths(model.encoder)
+            depths = Depths(model.encoder)
         except UserError as error:
             raise UserError(f"training.layerwise_lr_decay: {error}; leave the key out") from None
-        top = max(depth.values())
-        for name, layer in depth.items():
-            rates[f"encoder.{name}"] = config.learning_rate * config.layerwise_lr_decay ** (top - layer)
+        for prefix, part in model.body.parts():
+            for name, _ in part.named_parameters():
+                above = depths.top - depths.of(name)
+                rates[f"{prefix}.{name}"] = config.learning_rate * config.layerwise_lr_decay**above
     return rates
 
 

@@ -1,11 +1,11 @@
 """What a run starts from: a stock encoder, or a saved model that new tasks are put on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_mtl.config import encoder_source
 from hf_mtl.config_keys import RunConfig
@@ -15,6 +15,7 @@ from hf_mtl.errors import UserError
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapters import check_targets
 from hf_mtl.modeling.base import fingerprint
+from hf_mtl.modeling.groups import check_private_layers, settle_sharing
 from hf_mtl.modeling.loading import four_bit, load_encoder_config
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import joined, new_part
@@ -30,35 +31,47 @@ class Origin:
         config: the run, which reads rows as the model does.
         tokenizer: the model's.
         onto: the saved model that the run's tasks are put on; None for a run of its own.
-        stamp: tells that model apart from others.
+        private_layers: how many top layers of their own the tasks get on that model, in place of adapters.
+        stamp: tells that model, and what is put on it, apart from others.
     """
 
     config: RunConfig
     tokenizer: PreTrainedTokenizerBase
     onto: MultiTaskModel | None = None
+    private_layers: int = 0
     stamp: str | None = None
 
     def model(self, tasks: Sequence[Task]) -> MultiTaskModel:
         """The model to train; what is new in it comes from torch's global generator."""
         config = self.config
         if self.onto is not None:
-            return new_part(self.onto, tasks, (config.lora or LoraSection()).model_dump())
+            return new_part(self.onto, tasks, (config.lora or LoraSection()).model_dump(), self.private_layers)
         # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
         encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
         lora = None if config.lora is None else config.lora.model_dump()
-        return MultiTaskModel.from_encoder(encoder, tasks, config.encoder_config, lora=lora)
+        return MultiTaskModel.from_encoder(
+            encoder, tasks, config.encoder_config, lora=lora, sharing=config.sharing.model_dump()
+        )
+
+    def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
+        """Why no layers are private, where the run file leaves it to be found."""
+        if self.onto is not None:
+            return None
+        encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config)
+        return settle_sharing(self.config.sharing.model_dump(), tasks, encoder).why
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
         return model if self.onto is None else joined(self.onto, model)
 
 
-def origin(config: RunConfig, onto: str | None = None) -> Origin:
+def origin(config: RunConfig, onto: str | None = None, private_layers: int = 0) -> Origin:
     """Where the run's model comes from.
 
     Args:
         config: the run.
         onto: the folder or id of a saved model that the run's tasks are put on.
+        private_layers: how many top layers of their own they get there, in place of adapters.
 
     Raises:
         UserError: if encoder or model cannot be read, or the run would change the saved model.
@@ -67,33 +80,55 @@ def origin(config: RunConfig, onto: str | None = None) -> Origin:
         if config.lora is not None and config.lora.load_in_4bit:
             four_bit()
         source = encoder_source(config)
-        if config.lora is not None:
-            # Before rows are read, which can take long.
-            check_targets(load_encoder_config(source, config.encoder_config), config.lora.model_dump())
+        check_encoder(config, load_encoder_config(source, config.encoder_config))
         return Origin(config, load_tokenizer(source, config.max_length))
-    found = []
-    if config.lora is not None and config.lora.load_in_4bit:
-        found.append("lora.load_in_4bit: the model's encoder is read as it is; remove the key")
-    if config.lora is not None and config.lora.train_encoder:
-        found.append("lora.train_encoder: the model's encoder stays as it is; remove the key")
-    if config.training.freeze is not None:
-        found.append("training.freeze: no weight of the model's encoder is trained in any case; remove the key")
-    if os.path.realpath(config.training.output_dir) == os.path.realpath(onto):
-        found.append("training.output_dir: this is the model's own folder; name another, for the model with the task")
-    if config.encoder_config:
-        found.append("encoder_config: the model's encoder is read as it is; remove the key")
     model = MultiTaskModel.from_pretrained(onto)
-    if model.dtype != torch.float32:
-        found.append(f"{onto}: its weights are {model.dtype}; tasks are put on models in float32")
-    if config.lora is not None:
-        check_targets(model.config.encoder_config, config.lora.model_dump())
-    found += [
-        f"tasks.{name}: the model has a task of this name already; choose another name"
-        for name in config.tasks
-        if name in model.tasks
-    ]
-    if found:
+    if found := list(_misfits(config, onto, model, private_layers)):
         raise UserError("\n".join(found))
     tokenizer = saved_tokenizer(onto)
     config = config.model_copy(update={"max_length": tokenizer.model_max_length})
-    return Origin(config, tokenizer, model, fingerprint(model, adapters=True))
+    what = f" ({private_layers} private layers)" if private_layers else ""
+    return Origin(config, tokenizer, model, private_layers, fingerprint(model, adapters=True) + what)
+
+
+def check_encoder(config: RunConfig, encoder: PreTrainedConfig) -> None:
+    """Looks whether an encoder can carry a run's adapters and private layers: before rows are read, which takes long.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if config.lora is not None:
+        check_targets(encoder, config.lora.model_dump())
+    if isinstance(config.sharing.private_layers, int) and config.sharing.private_layers:
+        check_private_layers(config.sharing.private_layers, encoder, "sharing.private_layers")
+
+
+def _misfits(config: RunConfig, onto: str, model: MultiTaskModel, private_layers: int) -> Iterator[str]:
+    """What a run cannot say that puts tasks on a saved model."""
+    if config.lora is not None and private_layers:
+        yield "lora: with --private-layers the tasks' own layers are trained in place of adapters; remove one of them"
+    if config.sharing.private_layers:
+        yield "sharing.private_layers: the model's tasks share what they share; --private-layers is for the new ones"
+    if config.lora is not None and config.lora.load_in_4bit:
+        yield "lora.load_in_4bit: the model's encoder is read as it is; remove the key"
+    if config.lora is not None and config.lora.train_encoder:
+        yield "lora.train_encoder: the model's encoder stays as it is; remove the key"
+    if config.training.freeze is not None:
+        yield "training.freeze: no weight of the model's encoder is trained in any case; remove the key"
+    if os.path.realpath(config.training.output_dir) == os.path.realpath(onto):
+        yield "training.output_dir: this is the model's own folder; name another, for the model with the task"
+    if config.encoder_config:
+        yield "encoder_config: the model's encoder is read as it is; remove the key"
+    if model.dtype != torch.float32:
+        yield f"{onto}: its weights are {model.dtype}; tasks are put on models in float32"
+    encoder = model.config.encoder_config
+    try:
+        if config.lora is not None:
+            check_targets(encoder, config.lora.model_dump())
+        if private_layers:
+            check_private_layers(private_layers, encoder, "--private-layers")
+    except UserError as error:
+        yield str(error)
+    for name in config.tasks:
+        if name in model.tasks:
+            yield f"tasks.{name}: the model has a task of this name already; choose another name"

@@ -21,6 +21,7 @@ from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
 from hf_mtl.modeling.base import fingerprint
+from hf_mtl.modeling.costs import model_lines
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.training.course import Course
 from hf_mtl.training.early_stopping import EarlyStopping
@@ -90,6 +91,7 @@ class MultiTaskTrainer:
         overwrite: bool = False,
         resume: bool = False,
         onto: str | None = None,
+        private_layers: int = 0,
         console: Console | None = None,
     ) -> "MultiTaskTrainer":
         """Reads rows, settles the labels and builds the model.
@@ -101,6 +103,8 @@ class MultiTaskTrainer:
             resume: whether `train` goes on from the newest checkpoint in `output_dir`, if there is one.
             onto: a saved model that the tasks are put on: it stays as it is, and only their heads and an adapter each
                 are trained. What is saved is the whole model.
+            private_layers: on such a model, how many copies of its encoder's top layers are trained for the tasks, in
+                place of adapters.
             console: where progress is shown; the standard output by default.
 
         Raises:
@@ -113,7 +117,7 @@ class MultiTaskTrainer:
         training = config.training
         here = partial(RunFolder, training.output_dir, training.save_total_limit, overwrite=overwrite, resume=resume)
         folder = on_first_process(accelerator, here) or here()
-        start = origin(config, onto)
+        start = origin(config, onto, private_layers)
         config = start.config
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         read = partial(prepare, config, start.tokenizer, memory=datasets, progress=say)
@@ -124,8 +128,11 @@ class MultiTaskTrainer:
                 say(line)
         for line in without_validation(config, prepared):
             say(line)
+        tasks = list(prepared.tasks.values())
+        if why := start.why_all_shared(tasks):
+            say(why)
         set_seed(training.seed)
-        model = start.model(list(prepared.tasks.values()))
+        model = start.model(tasks)
         return cls(config, model, start.tokenizer, prepared, folder, accelerator, console, start)
 
     def train(self) -> dict[str, Any]:
@@ -148,6 +155,8 @@ class MultiTaskTrainer:
         finally:
             self.folder.close()
         self.console.print(results_table(self.metrics))
+        for line in model_lines(self.model):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.console.print(f"saved in {self.folder.path}", markup=False, highlight=False)
         return self.metrics
 

@@ -1,10 +1,11 @@
-"""Adapters in two processes: the numbers of one, no task moved without an item, and runs that go on to the bit.
+"""Adapters and private layers in two processes: the numbers of one, no task moved without an item, runs that go on.
 
 Run as a module, as `tests.distributed.launch` does, it trains the cases and writes what came of them.
 """
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_mtl.modeling.adapters import adapter_parameters
 from hf_mtl.training.optimization import make_optimizer
 from hf_mtl.training.step import train_step
 from hf_mtl.training.trainer import MultiTaskTrainer
@@ -24,12 +24,18 @@ from tests.distributed.same_numbers import QUIET, make_run, only_words, write_in
 from tests.runs import tiny_run
 from tests.test_resume import killed_after, results
 
-LORA = {
-    "per_task": {"scope": "per_task"},
-    "both": {"scope": "both", "r": 4},
-    "dora": {"scope": "per_task", "use_dora": True, "layers_to_transform": [1]},
-    "encoder too": {"scope": "both", "train_encoder": True},
+PRIVATE = {"private_layers": 1}
+CASES: dict[str, dict[str, Any]] = {
+    "per_task": {"lora": {"scope": "per_task"}},
+    "both": {"lora": {"scope": "both", "r": 4}},
+    "dora": {"lora": {"scope": "per_task", "use_dora": True, "layers_to_transform": [1]}},
+    "encoder too": {"lora": {"scope": "both", "train_encoder": True}},
+    "private layers": {"sharing": PRIVATE},
+    "private layers with adapters by group": {"lora": {"train_encoder": True}, "sharing": PRIVATE},
+    "private layers with adapters by task": {"lora": {"scope": "per_task", "train_encoder": True}, "sharing": PRIVATE},
+    "adapters by group": {"lora": {}, "sharing": PRIVATE},
 }
+"""What each run file says."""
 TASKS = ["topic", "names"]
 STEPS: dict[str, list[tuple[list[int], list[str]]]] = {
     "every task everywhere": [([0, 1, 2], TASKS), ([3, 4], TASKS)],
@@ -41,8 +47,8 @@ STEPS: dict[str, list[tuple[list[int], list[str]]]] = {
 """Step → (rows, tasks that are read) of each process."""
 
 
-def trainer_of(folder: Path, optimizer: str, lora: dict[str, Any]) -> MultiTaskTrainer:
-    run = only_words(make_run(folder, optimizer, 2, 1), folder / "words.jsonl") | {"lora": lora}
+def trainer_of(folder: Path, optimizer: str, entries: dict[str, Any]) -> MultiTaskTrainer:
+    run = only_words(make_run(folder, optimizer, 2, 1), folder / "words.jsonl") | entries
     trainer = MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET)
     draw(trainer.model)
     return trainer
@@ -51,16 +57,26 @@ def trainer_of(folder: Path, optimizer: str, lora: dict[str, Any]) -> MultiTaskT
 def parts(trainer: MultiTaskTrainer) -> dict[str, Tensor]:
     """The weights of each part of the model as one vector."""
     model = trainer.model
-    adapters = sorted({name for names in model.lanes.adapters.values() for name in names})
-    found = {f"adapter {name}": list(adapter_parameters(model.encoder, name)) for name in adapters}
-    found |= {f"head {name}": list(head.parameters()) for name, head in model.heads.items()}
-    found["encoder"] = [weight for name, weight in model.encoder.named_parameters() if ".lora_" not in name]
+    tops = {"encoder.layer.1."} if model.private else set()
+    found: dict[str, list[Tensor]] = {}
+    for name, weight in model.named_parameters():
+        room, _, path = name.partition(".")
+        task, _, _ = path.partition(".")
+        if adapter := re.search(r"\.lora_\w+\.(\w+)", name):
+            part = f"adapter {adapter[1]}"
+        elif room in ("heads", "private"):
+            part = f"{room} {task}"
+        else:
+            part = "private topic" if path.startswith(tuple(tops)) else "encoder"
+        found.setdefault(part, []).append(weight)
     return {name: torch.cat([weight.detach().flatten() for weight in weights]) for name, weights in found.items()}
 
 
-def train(folder: Path, optimizer: str, lora: dict[str, Any], processes: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def train(
+    folder: Path, optimizer: str, entries: dict[str, Any], processes: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """All weights before and after the steps, and which parts each step moved; one process does the work of two."""
-    trainer = trainer_of(folder, optimizer, lora)
+    trainer = trainer_of(folder, optimizer, entries)
     accelerator = trainer.accelerator
     assert accelerator.num_processes == processes
     data = trainer.prepared.split("train")["words"]
@@ -82,9 +98,16 @@ def train(folder: Path, optimizer: str, lora: dict[str, Any], processes: int) ->
     return first, torch.cat(list(parts(trainer).values())), moved
 
 
-def write_run(folder: Path) -> None:
+RUNS: dict[str, dict[str, Any]] = {
+    "adapters": {"lora": {"scope": "both", "lora_dropout": 0.1}},
+    "private": {"sharing": PRIVATE},
+}
+"""What is stopped and goes on."""
+
+
+def write_run(folder: Path, entries: dict[str, Any]) -> None:
     run = tiny_run(folder, save_strategy="steps", save_steps=2, max_steps=6, logging_steps=1)
-    run |= {"lora": {"scope": "both", "lora_dropout": 0.1}, "encoder_config": {"hidden_dropout_prob": 0.1}}
+    run |= entries | {"encoder_config": {"hidden_dropout_prob": 0.1}}
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
 
 
@@ -104,12 +127,13 @@ def resume(folder: Path) -> None:
 def main() -> None:
     folder, processes = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
     weights, moved = {}, {}
-    for name, lora in LORA.items():
+    for name, entries in CASES.items():
         for optimizer in ("sgd", "adamw"):
             case = f"{name} {optimizer}"
-            weights[f"{case} before"], weights[case], moved[case] = train(folder, optimizer, lora, processes)
+            weights[f"{case} before"], weights[case], moved[case] = train(folder, optimizer, entries, processes)
     if processes == 2:
-        resume(folder / "run")
+        for name in RUNS:
+            resume(folder / name)
     if int(os.environ.get("RANK", "0")) == 0:
         save_file(weights, folder / f"{processes}.safetensors")
         (folder / f"{processes}.json").write_text(json.dumps(moved), encoding="utf-8")
@@ -119,14 +143,15 @@ def main() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
     write_inputs(folder)
-    write_run(folder / "run")
+    for name, entries in RUNS.items():
+        write_run(folder / name, entries)
     for processes in (1, 2):
-        done = launch("tests.distributed.test_adapter_training", processes, str(folder))
+        done = launch("tests.distributed.test_own_parts", processes, str(folder))
         assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
 
-@pytest.mark.parametrize("case", LORA)
+@pytest.mark.parametrize("case", CASES)
 def test_two_processes_end_where_one_ends(folder, case):
     one, two = (load_file(folder / f"{processes}.safetensors") for processes in (1, 2))
     before, wanted, found = one[f"{case} sgd before"], one[f"{case} sgd"], two[f"{case} sgd"]
@@ -136,28 +161,34 @@ def test_two_processes_end_where_one_ends(folder, case):
     assert (found - wanted).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("case", LORA)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_task_s_adapter_and_head_move_if_and_only_if_some_process_has_an_item_of_it(
+def test_what_a_task_has_of_its_own_moves_if_and_only_if_some_process_has_an_item_of_it(
     folder, processes, optimizer, case
 ):
     moved = json.loads((folder / f"{processes}.json").read_text(encoding="utf-8"))[f"{case} {optimizer}"]
-    always = {"adapter shared"} if LORA[case]["scope"] == "both" else set()
-    always |= {"encoder"} if LORA[case].get("train_encoder") else set()
+    lora, private = CASES[case].get("lora"), "sharing" in CASES[case]
+    scope = None if lora is None else lora.get("scope", "shared")
+    whole = lora is None or lora.get("train_encoder", False)
+    always = {"encoder"} if whole else set()
+    always |= {"adapter shared"} if scope in ("shared", "both") else set()
+    own = {"heads"} | ({"adapter"} if lora is not None else set()) | ({"private"} if private and whole else set())
     present = dict.fromkeys(STEPS, TASKS) | {
         "topic alone": ["topic"],
         "names alone, on the second process only": ["names"],
     }
     for step, tasks in present.items():
-        assert set(moved[step]) == always | {f"{part} {task}" for task in tasks for part in ("adapter", "head")}, step
+        assert set(moved[step]) == always | {f"{part} {task}" for task in tasks for part in own}, step
 
 
-def test_a_run_with_adapters_goes_on_with_the_same_bytes(folder):
-    whole, resumed = folder / "run" / "out", folder / "run" / "resumed"
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_goes_on_with_the_same_bytes(folder, name):
+    whole, resumed = folder / name / "out", folder / name / "resumed"
     state = json.loads((resumed / "checkpoints" / "step-00000006" / "state.json").read_text(encoding="utf-8"))
     assert state["processes"] == 2
-    assert {path.name for path in (resumed / "adapters").iterdir()} == set(TASKS)
+    if name == "adapters":
+        assert {path.name for path in (resumed / "adapters").iterdir()} == set(TASKS)
     assert results(resumed) == results(whole)
 
 

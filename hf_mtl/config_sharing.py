@@ -1,0 +1,59 @@
+"""The keys of a run file's `sharing`, and the checks that take more than one of them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hf_mtl.config_lora import LoraSection
+from hf_mtl.config_messages import Problem
+from hf_mtl.config_section import UNREAD, Section, Text
+
+Names = Annotated[list[Text], Field(min_length=1)]
+
+
+class SharingSection(Section):
+    """What the tasks share of the encoder."""
+
+    private_layers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    """How many top layers every group of tasks keeps for itself; auto: a third where groups differ; 0 for none."""
+    groups: Literal["family", "task"] | Annotated[list[Names], Field(min_length=1)] = "family"
+    """Whose top layers are the same: family, those of tasks about whole texts and of tasks about words; task; lists."""
+
+
+def sharing_problems(
+    sharing: SharingSection, tasks: Sequence[str], lora: LoraSection | None, freeze: Any
+) -> Iterator[Problem]:
+    """What is wrong between the keys of `sharing`, and between them and others.
+
+    Args:
+        sharing: what could be read of the section.
+        tasks: the run's.
+        lora: the run's, if it has one that could be read.
+        freeze: the run's `training.freeze`.
+    """
+    if isinstance(sharing.groups, list):
+        for message in _list_problems(sharing.groups, tasks):
+            yield ("sharing", "groups"), message
+    # Only a number asks for private layers; `auto` looks whether there can be any.
+    if not isinstance(sharing.private_layers, int) or not sharing.private_layers:
+        return
+    place = ("sharing", "private_layers")
+    if len(tasks) == 1:
+        yield place, "layers are private to some of several tasks, and there is one task; use 0"
+    if lora not in (None, UNREAD) and lora.scope == "per_task" and lora.train_encoder is False:
+        hint = "use 0, lora.scope shared or both, or lora.train_encoder"
+        yield place, f"with lora.scope per_task every task has an adapter of its own in these layers already; {hint}"
+    if freeze == "encoder":
+        yield place, "training.freeze encoder leaves nothing to make private; remove one of them"
+
+
+def _list_problems(groups: Sequence[Sequence[str]], tasks: Sequence[str]) -> Iterator[str]:
+    named = Counter(name for group in groups for name in group)
+    if unknown := [name for name in named if name not in tasks]:
+        yield f"{', '.join(unknown)}: no such task; the run has {', '.join(tasks)}"
+    if twice := [name for name, times in named.items() if times > 1]:
+        yield f"{', '.join(twice)}: named more than once; a task is in one group"
+    if missing := [name for name in tasks if name not in named]:
+        yield f"{', '.join(missing)}: in no group; every task is in one"

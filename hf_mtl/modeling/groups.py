@@ -1,0 +1,173 @@
+"""Groups of tasks, whose members share their top layers: which there are, and how many layers each has for itself."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from transformers import AutoModel, PreTrainedConfig
+
+from hf_mtl.errors import UserError
+from hf_mtl.modeling.layers import layer_list
+from hf_mtl.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks with the same top layers.
+
+    Args:
+        name: that of its first task.
+        tasks: its tasks, in the order of the model's.
+        private_layers: how many layers from the top are its own; the first group of a model has the encoder's.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    private_layers: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry in `config.json`."""
+        return asdict(self) | {"tasks": list(self.tasks)}
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What the tasks of a model share.
+
+    Args:
+        groups: in the order of their first tasks; none where all layers are everybody's.
+        why: why there are none, where a number was left to be found.
+    """
+
+    groups: tuple[Group, ...] = ()
+    why: str | None = None
+
+
+def settle_sharing(settings: Mapping[str, Any], tasks: Sequence[Task], config: PreTrainedConfig) -> Sharing:
+    """The groups that a run file's `sharing` makes.
+
+    `auto` is a third of the layers, rounded up, where there are tasks about whole texts and tasks about words, in
+    several groups: those are the mixtures in which a fully shared encoder was seen to cost a task.
+
+    Args:
+        settings: the run file's `sharing`.
+        tasks: the run's.
+        config: the encoder's.
+
+    Raises:
+        UserError: if the encoder has no layers of its own, or too few.
+    """
+    wanted = settings["private_layers"]
+    if not wanted:
+        return Sharing()
+    if wanted != "auto":
+        groups = new_groups(settings["groups"], wanted, tasks, config)
+        return Sharing(groups) if len(groups) > 1 else Sharing(why=_why_none(tasks))
+    members = _members(settings["groups"], tasks)
+    if len(members) == 1 or len({task.family for task in tasks}) == 1:
+        return Sharing(why=_why_none(tasks))
+    try:
+        layers = count_layers(config)
+    except UserError as error:
+        return Sharing(why=f"sharing: {error}, so that all of it is shared")
+    if layers == 1:
+        return Sharing(why="sharing: the encoder has one layer, which stays everybody's")
+    return Sharing(tuple(Group(names[0], names, math.ceil(layers / 3)) for names in members))
+
+
+def new_groups(
+    wanted: str | Sequence[Sequence[str]], private_layers: int, tasks: Sequence[Task], config: PreTrainedConfig
+) -> tuple[Group, ...]:
+    """Groups of tasks with a number of private layers.
+
+    Args:
+        wanted: a run file's `sharing.groups`.
+        private_layers: a number that a user has given.
+        tasks: the tasks.
+        config: the encoder's.
+
+    Raises:
+        UserError: if the encoder has no layers of its own, or too few.
+    """
+    check_private_layers(private_layers, config, "private layers")
+    return tuple(Group(names[0], names, private_layers) for names in _members(wanted, tasks))
+
+
+def check_private_layers(private_layers: int, config: PreTrainedConfig, key: str) -> None:
+    """Refuses a number that a user has given.
+
+    Args:
+        private_layers: the number.
+        config: the encoder's.
+        key: where it was given.
+
+    Raises:
+        UserError: if the encoder has no layers of its own, or too few.
+    """
+    try:
+        layers = count_layers(config)
+    except UserError as error:
+        raise UserError(f"{key}: {error}; use 0") from None
+    if private_layers >= layers:
+        raise UserError(
+            f"{key}: {private_layers}, and the encoder ({config.model_type}) has {layers}, of which one at "
+            f"least is everybody's; use {layers - 1} at most"
+        )
+
+
+def _why_none(tasks: Sequence[Task]) -> str:
+    if len(tasks) == 1:
+        return "sharing: there is one task, so that no layers are private"
+    if len({task.family for task in tasks}) == 1:
+        return "sharing: all tasks are of one family, so that all layers are shared; see sharing.groups"
+    return "sharing: all tasks are in one group, so that all layers are shared"
+
+
+def _members(wanted: str | Sequence[Sequence[str]], tasks: Sequence[Task]) -> list[tuple[str, ...]]:
+    """The tasks of each group, all in the order of the tasks."""
+    if isinstance(wanted, str):
+        keys = {task.name: task.family if wanted == "family" else task.name for task in tasks}
+    else:
+        keys = {name: str(number) for number, names in enumerate(wanted) for name in names}
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        found.setdefault(keys[task.name], []).append(task.name)
+    return [tuple(names) for names in found.values()]
+
+
+def count_layers(config: PreTrainedConfig) -> int:
+    """The layers of an encoder, which is not built for it.
+
+    Raises:
+        UserError: if it has no list of them.
+    """
+    with torch.device("meta"):
+        return len(layer_list(AutoModel.from_config(config))[1])
+
+
+def saved_groups(entries: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of a saved config.
+
+    Raises:
+        UserError: if they are not groups of these tasks.
+    """
+    known = {field.name for field in fields(Group)}
+    try:
+        groups = tuple(Group(**{**entry, "tasks": tuple(entry["tasks"])}) for entry in entries)
+    except (TypeError, KeyError):
+        raise UserError(f"config.json: groups is {entries!r}; each entry has {', '.join(sorted(known))}") from None
+    named = [name for group in groups for name in group.tasks]
+    if groups and sorted(named) != sorted(tasks):
+        raise UserError(
+            f"config.json: groups has the tasks {', '.join(named)}, and the model has {', '.join(tasks)}; "
+            "every task is in one group"
+        )
+    for group in groups:
+        if group.name not in group.tasks or not isinstance(group.private_layers, int) or group.private_layers < 1:
+            raise UserError(
+                f"config.json: groups: {group.to_dict()!r} is no group: it is called as one of its tasks, and has one "
+                "private layer at least"
+            )
+    return groups
