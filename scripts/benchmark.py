@@ -6,11 +6,12 @@
     python scripts/benchmark.py cost    --data DIR     # plan, counts, log and checkpoints as a share of training
     python scripts/benchmark.py memory                 # resident memory over 10,000 steps of a tiny model
     python scripts/benchmark.py lora    --data DIR     # speed, trained weights and peak memory of LoRA's scopes
-    python scripts/benchmark.py scores  --data DIR     # one model for three tasks, three models, LoRA: see --groups
+    python scripts/benchmark.py sharing --data DIR     # speed and size with private top layers, and with a model a task
+    python scripts/benchmark.py scores  --data DIR     # one model, a model a task, LoRA, private layers: see --models
 
-DIR holds clinc150, goemotions and wnut17 as JSON lines (`<set>/train.jsonl` and so on): `text` and `label` for
-clinc150, `text` and `sentiment` for goemotions, `tokens` and `ner_tags` for wnut17. What is compared runs in turns, so
-that a noisy machine slows both sides alike.
+DIR holds sets as JSON lines (`<set>/train.jsonl` and so on): clinc150 (`text`, `label`), goemotions (`text`,
+`sentiment`), wnut17 (`tokens`, `ner_tags`); for --sets also snips (`text`, `tokens`, `intent`, `slot_tags`) and
+stsb_open (`text_a`, `text_b`, `label`). What is compared runs in turns, so that a noisy machine slows both sides alike.
 """
 
 import argparse
@@ -23,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts.benchmark_cost import cost  # noqa: E402
 from scripts.benchmark_lora import lora  # noqa: E402
 from scripts.benchmark_memory import memory  # noqa: E402
-from scripts.benchmark_runs import ENCODER  # noqa: E402
-from scripts.benchmark_scores import GROUPS, group_names, scores  # noqa: E402
+from scripts.benchmark_runs import ENCODER, SETS, THREE  # noqa: E402
+from scripts.benchmark_scores import MODELS, model_names, scores  # noqa: E402
+from scripts.benchmark_sharing import sharing  # noqa: E402
 from scripts.benchmark_speed import predict, start, train  # noqa: E402
 
 COMMANDS = {
@@ -34,11 +36,12 @@ COMMANDS = {
     "cost": cost,
     "memory": memory,
     "lora": lora,
+    "sharing": sharing,
     "scores": scores,
 }
 WITHOUT_DATA = ("start", "memory")
 STEPS = {"memory": 10_000}
-ROWS = {"lora": 500}
+ROWS = {"lora": 500, "sharing": 500}
 
 
 def main() -> None:
@@ -54,8 +57,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=600, help="texts to predict (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="of a model in scores (default: %(default)s)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=THREE, help="default: %(default)s")
     parser.add_argument(
-        "--groups", type=group_names, default="one,alone", help=f"of {', '.join(GROUPS)} (default: %(default)s)"
+        "--models", type=model_names, default="one,alone", help=f"of {', '.join(MODELS)} (default: %(default)s)"
     )
     parser.add_argument(
         "--eval-strategy",

