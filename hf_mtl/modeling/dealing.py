@@ -28,6 +28,8 @@ class Dealer:
     def __init__(self, module: nn.Module, copies: Mapping[str, nn.Module], arguments: Arguments, lanes: Lanes) -> None:
         self.module, self.copies, self.arguments, self.lanes = module, dict(copies), arguments, lanes
 
+    # Numbers of rows are new in every batch: compiled, each would be compiled anew. What is dealt to may be compiled.
+    @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         parts = self._parts()
         if len(parts) < 2:
