@@ -3,42 +3,21 @@
 A value that could not be read is `UNREAD`; no check speaks of a key as missing when it is there but bad.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hf_mtl.config_defaults import FILE_FORMATS, MULTI, SPLITS
+from hf_mtl.config_defaults import FILE_FORMATS, SPLITS
 from hf_mtl.config_keys import DatasetConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
 from hf_mtl.config_lora import lora_problems
-from hf_mtl.config_messages import Place, Problem, listed, nearest, shown, use
+from hf_mtl.config_messages import Problem, at, listed, nearest, shown, twice, use
 from hf_mtl.config_section import UNREAD
 from hf_mtl.config_sharing import sharing_problems
+from hf_mtl.config_task_checks import task_problems
 
 SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".txt": "text", ".conll": "conll", ".conllu": "conll",
 }  # fmt: skip
-SINGLE, REGRESSION = "single_label_classification", "regression"
-SPANS, TAGS = "token-classification", "token-classification with tag_scheme none"
-
-METRICS = {
-    SINGLE: ("f1_macro", "accuracy", "f1_micro", "precision", "recall", "mcc"),
-    MULTI: ("f1_micro", "f1_macro", "exact_match"),
-    REGRESSION: ("spearman", "pearson", "rmse"),
-    SPANS: ("f1", "precision", "recall", "accuracy"),
-    TAGS: ("f1_macro", "accuracy"),
-}
-ONLY_FOR = {
-    "problem_type": (SINGLE, MULTI, REGRESSION),
-    "label_list": (SINGLE, MULTI, SPANS, TAGS),
-    "class_weight": (SINGLE, MULTI, SPANS, TAGS),
-    "label_smoothing_factor": (SINGLE, SPANS, TAGS),
-    "tag_scheme": (SPANS, TAGS),
-    "threshold": (MULTI,),
-    "label_separator": (MULTI,),
-}
-"""Keys of a task that not every kind of task has."""
-
 RESERVED_NAMES = frozenset({"encoder", "heads", "shared"})
 MODULE_NAMES = frozenset({
     "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",
@@ -67,17 +46,17 @@ def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> 
     for name, dataset in datasets.items():
         if dataset is not UNREAD:
             missing = in_file and "path" not in raw["datasets"][name]
-            yield from _at(("datasets", name), _dataset_problems(dataset, missing))
-            yield from _at(("datasets", name), _column_problems(dataset, _types(tasks, name)))
+            yield from at(("datasets", name), _dataset_problems(dataset, missing))
+            yield from at(("datasets", name), _column_problems(dataset, _types(tasks, name)))
     for name, task in tasks.items():
-        yield from _at(("tasks", name), _name_problems(name))
+        yield from at(("tasks", name), _name_problems(name))
         if task is not UNREAD:
-            yield from _at(("tasks", name), _task_problems(task, datasets))
+            yield from at(("tasks", name), task_problems(task, datasets))
     yield from _use_problems(datasets, tasks)
     if run.sampling is not UNREAD:
-        yield from _at(("sampling",), _sampling_problems(run.sampling, datasets))
+        yield from at(("sampling",), _sampling_problems(run.sampling, datasets))
     if run.training is not UNREAD:
-        yield from _at(("training",), _training_problems(run.training))
+        yield from at(("training",), _training_problems(run.training))
     freeze = UNREAD if run.training is UNREAD else run.training.freeze
     if run.lora not in (None, UNREAD):
         yield from lora_problems(run.lora, len(tasks), freeze)
@@ -85,14 +64,10 @@ def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> 
         yield from sharing_problems(run.sharing, list(tasks), run.lora, freeze)
 
 
-def _at(prefix: tuple[Any, ...], problems: Iterable[Problem]) -> Iterator[Problem]:
-    for place, message in problems:
-        yield (*prefix, *place), message
-
-
 def _types(tasks: Mapping[str, TaskConfig], dataset: str) -> list[tuple[str, Any]]:
-    """(name, task type) of the tasks on a data set."""
-    return [(name, task.task_type) for name, task in tasks.items() if task is not UNREAD and task.dataset == dataset]
+    """(name, task type) of the tasks on a data set, without those that find their words by spans."""
+    own = [(name, task) for name, task in tasks.items() if task is not UNREAD and task.dataset == dataset]
+    return [(name, task.task_type) for name, task in own if task.spans_column is None]
 
 
 def _use_problems(datasets: Mapping[str, DatasetConfig], tasks: Mapping[str, TaskConfig]) -> Iterator[Problem]:
@@ -139,8 +114,11 @@ def _dataset_problems(dataset: DatasetConfig, path_is_missing: bool) -> Iterator
     for key, needed in (("csv", "csv"), ("columns", "conll")):
         if getattr(dataset, key) is not None and path not in (needed, UNREAD) and not path_is_missing:
             yield (key,), f"only with path {needed}"
+    least, most = dataset.min_characters, dataset.max_characters
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield ("min_characters",), f"{least} is more than max_characters, {most}"
     if isinstance(dataset.splits, dict):
-        yield from _at(("splits",), _split_problems(dataset, dataset.splits))
+        yield from at(("splits",), _split_problems(dataset, dataset.splits))
 
 
 def _split_problems(dataset: DatasetConfig, splits: Mapping[Any, str | float]) -> Iterator[Problem]:
@@ -164,7 +142,10 @@ def _column_problems(dataset: DatasetConfig, tasks: list[tuple[str, Any]]) -> It
     text, tokens, pair = dataset.text_column, dataset.tokens_column, dataset.text_pair_column
     tagging = next((name for name, task_type in tasks if task_type == "token-classification"), None)
     if tagging and tokens is None:
-        yield ("tokens_column",), f"missing: task {tagging} is token-classification and needs the column of the words"
+        yield (
+            ("tokens_column",),
+            (f"missing: task {tagging} is token-classification and needs the column of the words, or a spans_column"),
+        )
     elif text is None and pair is not None:
         yield ("text_pair_column",), "needs text_column, the first text of the pair"
     elif text is None and tokens is None:
@@ -172,96 +153,11 @@ def _column_problems(dataset: DatasetConfig, tasks: list[tuple[str, Any]]) -> It
     if dataset.token_separator != " " and tokens is None:
         yield ("token_separator",), "only with tokens_column"
     if isinstance(dataset.columns, list) and dataset.path == "conll":
-        yield from _at(("columns",), _twice(dataset.columns))
+        yield from at(("columns",), twice(dataset.columns))
         for key in ("text_column", "tokens_column", "text_pair_column"):
             column = getattr(dataset, key)
             if isinstance(column, str) and column not in dataset.columns:
                 yield (key,), f"{shown(column)} is not in columns; {use(column, dataset.columns)}"
-
-
-def _twice(names: Iterable[Any]) -> Iterator[Problem]:
-    seen: Counter[Any] = Counter()
-    for index, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] == 2:
-            yield (Place(index),), f"{shown(name)} is given twice"
-
-
-def _kinds(task: TaskConfig) -> tuple[str, ...]:
-    """What the task may turn out to be, as far as the run file tells."""
-    if task.task_type == "token-classification":
-        if task.tag_scheme in (None, UNREAD):
-            return (SPANS, TAGS)
-        return (TAGS,) if task.tag_scheme == "none" else (SPANS,)
-    if task.task_type == "text-classification":
-        if task.problem_type is None:
-            return (SINGLE, MULTI)
-        return (SINGLE, MULTI, REGRESSION) if task.problem_type is UNREAD else (task.problem_type,)
-    return tuple(METRICS)
-
-
-def _called(kinds: tuple[str, ...], word: str = "or") -> str:
-    return listed((kind for kind in kinds if kind != TAGS or SPANS not in kinds), word)
-
-
-def _task_problems(task: TaskConfig, datasets: Mapping[str, DatasetConfig]) -> Iterator[Problem]:
-    kinds = _kinds(task)
-    for key, allowed in ONLY_FOR.items():
-        if getattr(task, key) not in (None, 0) and not set(kinds) & set(allowed):
-            words = "text-classification" if key == "problem_type" else _called(allowed, "and")
-            yield (key,), f"not for {_called(kinds)}; only for {words}"
-    if isinstance(task.label_list, list):
-        yield from _at(("label_list",), _label_problems(task.label_list))
-        if isinstance(task.class_weight, dict) and task.task_type == "text-classification":
-            labels = [label_text(label) for label in task.label_list]
-            for label in task.class_weight:
-                if label_text(label) not in labels:
-                    yield ("class_weight", label), f"not in label_list; {use(label_text(label), labels)}"
-    if isinstance(task.metrics, list):
-        yield from _at(("metrics",), _metric_problems(task.metrics, kinds))
-    dataset = datasets.get(task.dataset) if isinstance(task.dataset, str) else UNREAD
-    if dataset is None and datasets:
-        yield ("dataset",), f"{shown(task.dataset)} is not a data set; {use(task.dataset, list(datasets))}"
-    elif dataset not in (None, UNREAD):
-        yield from _labels_in_dataset(task, dataset)
-
-
-def _labels_in_dataset(task: TaskConfig, dataset: DatasetConfig) -> Iterator[Problem]:
-    if task.task_type == "token-classification" and dataset.text_pair_column is not None:
-        yield ("dataset",), "token-classification reads one text; the data set has a text_pair_column"
-    column = task.label_column
-    if not isinstance(column, str):
-        return
-    for key in ("text_column", "text_pair_column", "tokens_column"):
-        if column == getattr(dataset, key):
-            yield ("label_column",), f"{shown(column)} is the {key} of data set {task.dataset}; name the labels' column"
-            return
-    if isinstance(dataset.columns, list) and dataset.path == "conll" and column not in dataset.columns:
-        hint = use(column, dataset.columns)
-        yield ("label_column",), f"{shown(column)} is not in datasets.{task.dataset}.columns; {hint}"
-
-
-def label_text(label: Any) -> str:
-    """A label of the run file as the model will call it."""
-    return str(label).lower() if isinstance(label, bool) else str(label)
-
-
-def _label_problems(labels: list[Any]) -> Iterator[Problem]:
-    for index, label in enumerate(labels):
-        if label == "":
-            yield (Place(index),), "an empty label"
-    yield from _twice(map(label_text, labels))
-
-
-def _metric_problems(metrics: list[str], kinds: tuple[str, ...]) -> Iterator[Problem]:
-    known = list(dict.fromkeys(metric for kind in kinds for metric in METRICS[kind]))
-    yield from _twice(metrics)
-    for index, metric in enumerate(metrics):
-        # With a "/" it is a metric of the Hub, of which nothing is known here.
-        if "/" not in metric and metric not in known:
-            yield (Place(index),), f"{shown(metric)} is not a metric of {_called(kinds)}; {use(metric, known)}"
-    if metrics[0] == "rmse" and REGRESSION in kinds:
-        yield (Place(0),), "rmse cannot be first: the first metric is the score, of which more must be better"
 
 
 def _sampling_problems(sampling: SamplingConfig, datasets: Mapping[str, DatasetConfig]) -> Iterator[Problem]:

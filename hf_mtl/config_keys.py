@@ -74,6 +74,16 @@ class DatasetConfig(Section):
     """The names of a CoNLL file's columns; else the first is `tokens` and the last `labels`."""
     csv: CsvConfig | None = None
     """How csv files are written."""
+    drop_duplicates: bool = False
+    """Whether rows that repeat text and labels of a row before them are left out."""
+    drop_conflicts: bool = False
+    """Whether all rows of a text are left out that has different labels."""
+    drop_leaks: bool = False
+    """Whether rows of train are left out whose text stands in another split."""
+    min_characters: Count | None = None
+    """The least characters that a row's text may have, or it is left out; null for any number."""
+    max_characters: Count | None = None
+    """The most characters that a row's text may have, or it is left out; null for any number."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,8 +98,10 @@ class TaskConfig(Section):
     """text-classification or token-classification, as transformers' pipelines are called."""
     dataset: Text
     """The data set, by its name above."""
-    label_column: Text
+    label_column: Text | None = None
     """The column of the labels."""
+    spans_column: Text | None = None
+    """In place of label_column, for token-classification: the column of spans, [{start, end, label}], in the text."""
     label_list: Annotated[list[Label], Field(min_length=1)] | Text | None = None
     """The labels in their order, or a JSON file of them; else the data set's own, else those of train, sorted."""
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
@@ -108,8 +120,15 @@ class TaskConfig(Section):
     """How tags mark spans; none for tags that stand alone, such as parts of speech; found if not given."""
     threshold: Share | Literal["tune"] | None = None
     """The probability from which a label of a multi-label task holds (0.5 if null), or tune on validation."""
+    normalise_labels: bool = False
+    """Whether labels that differ by case or blanks alone are one, in its most frequent spelling."""
     label_separator: Text | None = None
     """What stands between the labels of a multi-label cell that is text."""
+
+    @property
+    def column(self) -> str:
+        """The column that the task reads."""
+        return str(self.label_column or self.spans_column)
 
     @model_validator(mode="before")
     @classmethod

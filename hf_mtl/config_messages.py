@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -207,3 +208,18 @@ def _other_key(key: Any, section: type[BaseModel], model: type[BaseModel]) -> st
     if key in places:
         return f"did you mean {places[key]}?"
     return use(key, list(section.model_fields))
+
+
+def at(prefix: tuple[Any, ...], problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The problems of a part of the file as those of the whole."""
+    for place, message in problems:
+        yield (*prefix, *place), message
+
+
+def twice(names: Iterable[Any]) -> Iterator[Problem]:
+    """A problem for each name that is given more than once."""
+    seen: Counter[Any] = Counter()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] == 2:
+            yield (Place(index),), f"{shown(name)} is given twice"

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from hf_mtl.config import load_config
-from hf_mtl.config_checks import METRICS, MODULE_NAMES, MULTI, REGRESSION, SINGLE, SPANS, TAGS
+from hf_mtl.config_checks import MODULE_NAMES
+from hf_mtl.config_defaults import MULTI
+from hf_mtl.config_task_checks import METRICS, REGRESSION, SINGLE, SPANS, TAGS
 from hf_mtl.tasks.text_classification import TextClassification
 from hf_mtl.tasks.token_classification import TokenClassification
 from tests.run_dicts import GONE, RUN, TEXT, changed, errors_of

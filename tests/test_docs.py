@@ -9,7 +9,6 @@ from pydantic_core import PydanticUndefined
 from ruamel.yaml import YAML
 
 from hf_mtl.config import load_config
-from hf_mtl.config_checks import METRICS
 from hf_mtl.config_keys import (
     CsvConfig,
     DatasetConfig,
@@ -20,6 +19,7 @@ from hf_mtl.config_keys import (
 )
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_sharing import SharingSection
+from hf_mtl.config_task_checks import METRICS
 
 REPOSITORY = Path(__file__).parents[1]
 GUIDE = (REPOSITORY / "docs" / "guide.md").read_text(encoding="utf-8")

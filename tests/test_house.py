@@ -23,6 +23,7 @@ ROOT_MODULES = {
     "config_messages",
     "config_section",
     "config_sharing",
+    "config_task_checks",
     "errors",
     "run_file",
     "sources",

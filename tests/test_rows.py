@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.rows import RowSplit, load_rows
+from hf_mtl.data.row_split import RowSplit
+from hf_mtl.data.rows import load_rows
 from hf_mtl.errors import DataError
 
 

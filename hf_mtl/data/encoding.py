@@ -11,10 +11,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.rows import RowSplit
+from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.texts import WordError, find_words, join_words
 from hf_mtl.errors import DataError
 from hf_mtl.tasks.labels import LabelError
+from hf_mtl.tasks.spans import span_words
 from hf_mtl.tasks.task import Task, Window
 
 BATCH = 500
@@ -99,6 +100,7 @@ class RowEncoder:
         config: the data set's entry in the run file.
         tasks: the tasks of this data set.
         label_columns: task → column.
+        span_columns: those of them that hold spans.
         readers: task → function cell → label.
         notes: task → counter that the readers write to.
         tokenizer: gives ids, and offsets where words are tagged.
@@ -111,13 +113,14 @@ class RowEncoder:
         config: DatasetConfig,
         tasks: Mapping[str, Task],
         label_columns: Mapping[str, str],
+        span_columns: Sequence[str],
         readers: Mapping[str, Reader],
         notes: Mapping[str, Counter[str]],
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
     ) -> None:
         self.split, self.config, self.tasks = split, config, tasks
-        self.label_columns, self.readers = label_columns, readers
+        self.label_columns, self.span_columns, self.readers = label_columns, span_columns, readers
         self.tokenizer, self.max_length = tokenizer, max_length
         self.windowed = any(task.reads_windows for task in tasks.values())
         self.errors: list[str] = []
@@ -193,6 +196,8 @@ class RowEncoder:
                     text, spans = join_words(tokens, config.token_separator)
                 elif tokens is not None and text is not None:
                     spans = find_words(tokens, text)
+                elif text is not None and self.span_columns:
+                    spans = span_words(text, [columns[name][offset] for name in self.span_columns])
             except WordError as error:
                 self._refuse(start + offset, str(error))
                 continue

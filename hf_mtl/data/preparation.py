@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig
 from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.encoding import RowEncoder, Sequences, Summary
-from hf_mtl.data.rows import RowSplit, load_rows
+from hf_mtl.data.row_split import RowSplit
+from hf_mtl.data.rows import load_rows
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import DataError
 from hf_mtl.tasks.labels import LabelError, label_name, shown
@@ -103,7 +104,7 @@ def _load(
     memory: Mapping[str, Any] | None,
     wanted: Collection[str] | None,
 ) -> dict[str, RowSplit]:
-    columns = list(dict.fromkeys(entry.label_column for entry in entries.values()))
+    columns = list(dict.fromkeys(entry.column for entry in entries.values()))
     return load_rows(
         name,
         config.datasets[name],
@@ -129,7 +130,7 @@ def _tasks(
         try:
             tasks[name] = _task(name, entry, config.datasets[entry.dataset], splits["train"])
         except LabelError as error:
-            errors.append(f"data set {entry.dataset}, column {entry.label_column}, task {name}: {error}")
+            errors.append(f"data set {entry.dataset}, column {entry.column}, task {name}: {error}")
     if errors:
         raise DataError("\n".join(errors))
     return tasks
@@ -140,8 +141,8 @@ def _task(name: str, entry: TaskConfig, dataset: DatasetConfig, train: RowSplit)
     key = _fingerprint("task", train.fingerprint, name, _reading(entry), bool(dataset.text_pair_column))
 
     def make(folder: Path) -> None:
-        names = train.class_names(entry.label_column)
-        cells = label_cells(train, entry.label_column)
+        names = train.class_names(entry.column)
+        cells = label_cells(train, entry.column)
         task = TASK_TYPES[entry.task_type].from_rows(name, entry, cells, names, bool(dataset.text_pair_column))
         weight = None if task.class_weight is None else task.class_weight.tolist()
         saved = json.dumps({"spec": task.spec.to_dict(), "class_weight": weight})
@@ -255,14 +256,15 @@ def _encoder(
     max_length: int,
 ) -> RowEncoder:
     notes: dict[str, Counter[str]] = {name: Counter() for name in tasks}
-    columns = {name: entry.label_column for name, entry in entries.items()}
+    columns = {name: entry.column for name, entry in entries.items()}
     readers = {
         name: task.reader(
             entries[name], label_cells(split, columns[name]), split.class_names(columns[name]), notes[name]
         )
         for name, task in tasks.items()
     }
-    return RowEncoder(split, config, tasks, columns, readers, notes, tokenizer, max_length)
+    spans = [entry.spans_column for entry in entries.values() if entry.spans_column]
+    return RowEncoder(split, config, tasks, columns, spans, readers, notes, tokenizer, max_length)
 
 
 def _empty_splits(name: str, splits: Mapping[str, Sequences], tasks: Collection[str], *, training: bool) -> list[str]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from hf_mtl.config_keys import DatasetConfig, RunConfig
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.preparation import Prepared
-from hf_mtl.data.rows import RowSplit
+from hf_mtl.data.row_split import LeftOut, RowSplit
 
 TEXTS = 10_000
 SHOWN_LABELS = 40
@@ -49,14 +49,15 @@ def _dataset_table(dataset: str, splits: Mapping[str, Sequences], max_length: in
 def left_out(dataset: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
     """A line for each split and reason of how many rows are left out, naming the first of them."""
     for split, sequences in splits.items():
-        summary = sequences.summary
-        for count, rows, reason in (
-            (summary.without_text, summary.without_text_rows, "without text"),
-            (summary.without_label, summary.without_label_rows, "without a label for any task"),
+        summary, numbers = sequences.summary, sequences.rows.numbers
+        for found in (
+            *sequences.rows.left_out,
+            LeftOut("without text", summary.without_text, tuple(numbers(summary.without_text_rows))),
+            LeftOut("without a label for any task", summary.without_label, tuple(numbers(summary.without_label_rows))),
         ):
-            if count:
-                named = ", ".join(sequences.rows.numbers(rows)) + (", …" if count > len(rows) else "")
-                yield f"{dataset} {split}: {count} rows {reason} left out: {named}"
+            if found.count:
+                named = ", ".join(found.rows) + (", …" if found.count > len(found.rows) else "")
+                yield f"{dataset} {split}: {found.count} rows {found.reason} left out: {named}"
 
 
 def without_validation(config: RunConfig, prepared: Prepared) -> Iterator[str]:
@@ -107,18 +108,8 @@ def shared_texts(splits: Mapping[str, RowSplit], config: DatasetConfig) -> Itera
     """A line for each split of how many of its rows have a text that train has too."""
     if "train" not in splits or len(splits) < 2:
         return
-    known = {hash(text) for text in _texts(splits["train"], config)}
+    known = {hash(text) for text in splits["train"].texts(config)}
     for name, split in splits.items():
         if name != "train":
-            count = sum(hash(text) in known for text in _texts(split, config))
+            count = sum(hash(text) in known for text in split.texts(config) if text)
             yield f"{count} of {len(split)} texts of {name} stand in train too"
-
-
-def _texts(split: RowSplit, config: DatasetConfig) -> Iterator[tuple[str, str]]:
-    columns = [name for name in (config.text_column or config.tokens_column, config.text_pair_column) if name]
-    for start in range(0, len(split), TEXTS):
-        batch = split.batch(start, start + TEXTS, columns=columns)
-        for cells in zip(*(batch[name] for name in columns), strict=True):
-            texts = [config.token_separator.join(cell) if isinstance(cell, list) else cell or "" for cell in cells]
-            if texts[0]:
-                yield texts[0], texts[1] if len(texts) > 1 else ""

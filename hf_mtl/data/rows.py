@@ -1,95 +1,28 @@
 """The rows of a data set's splits, wherever they come from: local files, `datasets`, or memory."""
 
 import difflib
-import hashlib
-import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.columns import POSITION, Columns, is_null
+from hf_mtl.data.choice import choose_rows
+from hf_mtl.data.columns import Columns
 from hf_mtl.data.files import SourceFile, source_files
 from hf_mtl.data.library_rows import keep_columns, load_hub, load_parquet
 from hf_mtl.data.local_rows import read_files, read_python
-from hf_mtl.data.records import ReadOptions, place
+from hf_mtl.data.records import ReadOptions
+from hf_mtl.data.row_split import BATCH, RowSplit, fingerprint_of
 from hf_mtl.data.splits import CutError, cut_rows
 from hf_mtl.errors import DataError
 
 ROLES = ("train", "validation", "test")
 LOCAL_FORMATS = ("json", "csv", "text", "conll")
-BATCH = 5000
-
-
-@dataclass(frozen=True)
-class RowSplit:
-    """The rows of one split of one data set.
-
-    Args:
-        dataset: the columns that are read, and `_row` (from 1 in its file), `_line` (0 if it says nothing beyond the
-            row) and `_file` (index into `sources`).
-        sources: names as messages show them: a file as typed, "user/reviews[train]".
-        json_columns: columns whose cells are JSON text, since one column of a local file may hold any types.
-        fingerprint: changes with the content and with the way it is read.
-        labels: columns whose "", NaN and -1 of a `ClassLabel` are null.
-    """
-
-    dataset: datasets.Dataset
-    sources: list[str]
-    json_columns: frozenset[str]
-    fingerprint: str
-    labels: frozenset[str] = frozenset()
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def where(self, index: int) -> str:
-        """How a message names a row: "data/valid.jsonl row 214", with the line where it is known."""
-        row = self.dataset.select_columns(list(POSITION))[int(index)]
-        return place(self.sources[row["_file"]], row["_row"], row["_line"])
-
-    def numbers(self, indices: Sequence[int]) -> list[str]:
-        """How a list names rows: by their numbers, behind the name of the file where there are several."""
-        rows = self.dataset.select_columns(list(POSITION))[list(indices)]
-        if len(self.sources) == 1:
-            return list(map(str, rows["_row"]))
-        return [place(self.sources[file], row) for file, row in zip(rows["_file"], rows["_row"], strict=True)]
-
-    def batch(self, start: int, stop: int, columns: Sequence[str] | None = None) -> dict[str, list]:
-        """Rows as Python values by column (all columns by default). What says nothing is None."""
-        dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
-        batch = dict(dataset[start:stop])
-        for column, cells in batch.items():
-            if column in self.json_columns:
-                batch[column] = [None if cell is None else json.loads(cell) for cell in cells]
-            elif column in self.labels:
-                named = self.class_names(column) is not None
-                batch[column] = [_known(cell, named) for cell in cells]
-        return batch
-
-    def class_names(self, column: str) -> list[str] | None:
-        """The names of a column of `ClassLabel`, or of lists of them."""
-        feature = self.dataset.features[column]
-        while isinstance(feature, (datasets.List, datasets.LargeList)):
-            feature = feature.feature
-        return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-
-    def take(self, rows: np.ndarray, fingerprint: str) -> "RowSplit":
-        """The split with some of its rows."""
-        dataset = self.dataset.select(rows, keep_in_memory=True, new_fingerprint=fingerprint)
-        return RowSplit(dataset, self.sources, self.json_columns, fingerprint, self.labels)
-
-
-def _known(cell: Any, named: bool) -> Any:
-    if isinstance(cell, list) and named:
-        return [_known(item, named) for item in cell]
-    return None if is_null(cell) or (named and cell == -1) else cell
 
 
 def load_rows(
@@ -142,8 +75,8 @@ def load_rows(
     if errors:
         raise DataError("\n".join(dict.fromkeys(errors)))
     if shares and "train" in found:
-        found |= _cut(name, found["train"], shares, seed, columns, config.token_separator)
-    return {role: found[role] for role in names if role in found}
+        found |= _cut(name, found["train"], shares, seed, columns, config)
+    return choose_rows(name, {role: found[role] for role in names if role in found}, config, columns.labels)
 
 
 Source = dict[str, Callable[[], RowSplit]]
@@ -200,13 +133,13 @@ def _parquet(_: DatasetConfig, name: str, split: str, files: Sequence[SourceFile
         dataset = datasets.concatenate_datasets(kept)
     except ValueError as error:
         raise DataError(f"data set {name}, split {split}: the files differ in their columns' types: {error}") from error
-    fingerprint = _fingerprint(asdict(columns), [file.digest() for file in files])
+    fingerprint = fingerprint_of(asdict(columns), [file.digest() for file in files])
     return RowSplit(dataset, [file.name for file in files], frozenset(), fingerprint, frozenset(columns.labels))
 
 
 def _held(name: str, source: str, dataset: datasets.Dataset, columns: Columns) -> RowSplit:
     kept = keep_columns(name, source, dataset, columns)
-    fingerprint = _fingerprint(asdict(columns), dataset._fingerprint)
+    fingerprint = fingerprint_of(asdict(columns), dataset._fingerprint)
     return RowSplit(kept, [source], frozenset(), fingerprint, frozenset(columns.labels))
 
 
@@ -262,26 +195,13 @@ def _no_split(name: str, role: str, split: str, splits: Sequence[str]) -> str:
 
 
 def _cut(
-    name: str, train: RowSplit, shares: Mapping[str, float], seed: int, columns: Columns, separator: str
+    name: str, train: RowSplit, shares: Mapping[str, float], seed: int, columns: Columns, config: DatasetConfig
 ) -> dict[str, RowSplit]:
     try:
-        cut = cut_rows(_texts(train, columns, separator), _strata(train, columns.labels), shares, seed)
+        cut = cut_rows(train.texts(config), _strata(train, columns.labels), shares, seed)
     except CutError as error:
         raise DataError(f"datasets.{name}.splits.{error}") from error
-    return {
-        role: train.take(rows, _fingerprint(train.fingerprint, hashlib.sha256(rows.tobytes()).hexdigest()))
-        for role, rows in cut.items()
-    }
-
-
-def _texts(split: RowSplit, columns: Columns, separator: str) -> Iterator[str]:
-    """What each row gives the model to read: its text or texts, else its words."""
-    names = list(columns.texts) or [str(columns.tokens)]
-    for start in range(0, len(split), BATCH):
-        batch = split.batch(start, start + BATCH, names)
-        for cells in zip(*batch.values(), strict=True):
-            parts = [separator.join(map(str, cell)) if isinstance(cell, list) else cell or "" for cell in cells]
-            yield parts[0] if len(parts) == 1 else json.dumps(parts)
+    return {role: train.take(rows) for role, rows in cut.items()}
 
 
 def _strata(split: RowSplit, labels: Sequence[str]) -> list[Hashable] | None:
@@ -302,7 +222,3 @@ def _strata(split: RowSplit, labels: Sequence[str]) -> list[Hashable] | None:
             return cells
         lists = lists or cells
     return lists
-
-
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([datasets.__version__, *parts], sort_keys=True).encode()).hexdigest()

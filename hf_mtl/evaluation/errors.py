@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.rows import RowSplit
+from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.texts import join_words
 from hf_mtl.evaluation.evaluator import TaskResult
 from hf_mtl.evaluation.splits import SavedEvaluation

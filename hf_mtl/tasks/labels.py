@@ -1,5 +1,6 @@
 """Label cells → label names: what a cell may hold, and the labels of a task where the run file does not list them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -66,20 +67,25 @@ def is_integer(name: str) -> bool:
     return name.removeprefix("-").isdecimal()
 
 
-def found_labels(cells: Iterable[Any]) -> list[str]:
+def found_labels(cells: Iterable[Any], *, normalise: bool = False) -> list[str]:
     """The sorted labels of `cells`; integers (also those of a csv, which are text) in the order of numbers.
 
     A cell that can be no label is passed over, for it is refused where its row is known.
 
+    Args:
+        cells: of a column.
+        normalise: whether of spellings that differ by case or blanks alone the most frequent one stands for all.
+
     Raises:
-        LabelError: if there is none, or if the labels are of several kinds (1 and "1" would be two labels or one).
+        LabelError: if there is none, if the labels are of several kinds (1 and "1" would be two labels or one), or if
+            some differ by case or blanks alone and that is not to be passed over.
     """
     examples: dict[str, Any] = {}
-    names: set[str] = set()
+    names: Counter[str] = Counter()
     refused: LabelError | None = None
     for cell in cells:
         try:
-            names.add(label_name(cell))
+            names[label_name(cell)] += 1
             examples.setdefault(kind(cell), cell)
         except LabelError as error:
             refused = refused or error
@@ -88,7 +94,28 @@ def found_labels(cells: Iterable[Any]) -> list[str]:
         raise LabelError(f"labels of several kinds: {kinds}; write them all in one kind, or give label_list")
     if not names:
         raise refused or LabelError("no row of train has a label")
-    return sorted(names, key=int) if all(map(is_integer, names)) else sorted(names)
+    labels = _one_spelling(names, normalise)
+    return sorted(labels, key=int) if all(map(is_integer, labels)) else sorted(labels)
+
+
+def folded(name: str) -> str:
+    """A label's name without what spelling alone may change: case, and blanks of any kind around and between words."""
+    return " ".join(name.split()).casefold()
+
+
+def _one_spelling(names: Counter[str], normalise: bool) -> list[str]:
+    """The most frequent spelling of each label, the first in order among equals."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(folded(name), []).append(name)
+    several = [sorted(spellings, key=lambda name: -names[name]) for spellings in alike.values() if len(spellings) > 1]
+    if several and not normalise:
+        told = "; ".join(", ".join(f"{name!r} ({names[name]})" for name in spellings) for spellings in several[:10])
+        raise LabelError(
+            f"labels that differ by case or blanks alone: {told}{'; …' if len(several) > 10 else ''}; mend the rows, "
+            "set normalise_labels: true to take each for the most frequent spelling, or list them all in label_list"
+        )
+    return [max(spellings, key=lambda name: names[name]) for spellings in alike.values()]
 
 
 def readable(cells: Iterable[Any], read: Callable[[Any], Label]) -> Iterator[Label]:
@@ -105,14 +132,26 @@ def readable(cells: Iterable[Any], read: Callable[[Any], Label]) -> Iterator[Lab
 class LabelIndex:
     """Label cells → places in `label_list`. An integer that is no label is the place of a named label.
 
-    Raises (on look-up):
-        LabelError: if the label is not in the list.
+    Args:
+        label_list: the labels.
+        task: the task's name.
+        normalise: whether another spelling (case, blanks) stands for the label.
+
+    Raises:
+        LabelError: if spellings of one label stand in the list; on look-up, if the label is not in the list.
     """
 
-    def __init__(self, label_list: Sequence[str], task: str) -> None:
-        self.task = task
+    def __init__(self, label_list: Sequence[str], task: str, *, normalise: bool = False) -> None:
+        self.task, self.normalise = task, normalise
         self.places = {name: place for place, name in enumerate(label_list)}
         self.named = not any(map(is_integer, label_list))
+        self.spellings = {folded(name): place for name, place in self.places.items()}
+        if normalise and len(self.spellings) < len(self.places):
+            alike = [name for name, place in self.places.items() if self.spellings[folded(name)] != place]
+            raise LabelError(
+                f"label_list has {shown(alike[0])} in two spellings, which normalise_labels would take for one; "
+                "take one of them out"
+            )
 
     def __call__(self, cell: Any) -> int:
         name = label_name(cell)
@@ -121,9 +160,13 @@ class LabelIndex:
             return place
         if self.named and is_integer(name) and 0 <= int(name) < len(self.places):
             return int(name)
+        alike = self.spellings.get(folded(name))
+        if alike is not None and self.normalise:
+            return alike
         known = list(self.places)
         some = ", ".join(known[:7]) + (", …" if len(known) > 7 else "")
+        hint = "" if alike is None else f", or set normalise_labels: true to take it for {known[alike]!r}"
         raise LabelError(
             f"label {shown(cell)} of task {self.task} is not in label_list ({len(known)} labels: {some}); "
-            f"add it to tasks.{self.task}.label_list or fix the row"
+            f"add it to tasks.{self.task}.label_list or fix the row{hint}"
         )

@@ -64,7 +64,11 @@ class TextClassification(Task):
         labels = None
         if problem_type != REGRESSION:
             named = config.label_list if config.label_list is not None else class_names
-            labels = [label_name(label) for label in named] if named else found_labels(_names(cells, config))
+            labels = (
+                [label_name(label) for label in named]
+                if named
+                else found_labels(_names(cells, config), normalise=config.normalise_labels)
+            )
         threshold = config.threshold if isinstance(config.threshold, float) else 0.5
         spec = TaskSpec(
             name=name,
@@ -91,7 +95,7 @@ class TextClassification(Task):
     ) -> Callable[[Any], Any]:
         if self.spec.problem_type == REGRESSION:
             return read_number
-        place = LabelIndex(self.spec.label_list or [], self.name)
+        place = LabelIndex(self.spec.label_list or [], self.name, normalise=config.normalise_labels)
 
         def read(cell: Any) -> int:
             # A ClassLabel's integers are places among the data set's own names, whatever order label_list has.

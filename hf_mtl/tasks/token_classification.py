@@ -22,6 +22,7 @@ from hf_mtl.tasks.labels import (
     readable,
     shown,
 )
+from hf_mtl.tasks.spans import Spans, read_spans, span_tags
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
@@ -56,8 +57,13 @@ class TokenClassification(Task):
     def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
         listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
         named = listed or class_names
-        scheme = config.tag_scheme or find_scheme(_tags(cells, _integer_names(class_names, listed)))
-        if named is None:
+        if config.spans_column is not None:
+            scheme = "BIO"
+        else:
+            scheme = config.tag_scheme or find_scheme(_tags(cells, _integer_names(class_names, listed)))
+        if named is None and config.spans_column is not None:
+            named = found_labels(span.label for row in readable(cells(), read_spans) for span in row.found)
+        elif named is None:
             # A tag that only other tags show to be wrong is found when its row is read, where the row is known.
             named = found_labels(tag for row in _tags(cells, None) for tag in row if tag is not None)
             if scheme != "none":
@@ -70,15 +76,19 @@ class TokenClassification(Task):
         )
         task = cls(spec, label_smoothing_factor=config.label_smoothing_factor)
         if config.class_weight is not None:
-            read = task.reader(config, cells, class_names, Counter())
             labels = spec.label_list or []
-            counts = Counter(labels[tag] for row in readable(cells(), read) for tag in row if tag != IGNORED)
+            counts: Counter[str] = Counter()
+            if config.class_weight == "balanced":
+                read = task.reader(config, cells, class_names, Counter())
+                counts.update(labels[tag] for row in readable(cells(), read) for tag in row if tag != IGNORED)
             task.class_weight = balanced_weights(config.class_weight, labels, counts)
         return task
 
     def reader(
         self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
     ) -> Callable[[Any], Any]:
+        if config.spans_column is not None:
+            return read_spans
         labels = self.spec.label_list or []
         listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
         names = _integer_names(class_names, listed)
@@ -100,6 +110,8 @@ class TokenClassification(Task):
         return {key: datasets.List(datasets.Value("int32")) for key in ("labels", "words", "pieces", "tags")}
 
     def label_counts(self, label: Any) -> Mapping[str, int]:
+        if isinstance(label, Spans):
+            return Counter(span.label for span in label.found)
         names = [self.spec.label_list[tag] for tag in label if tag != IGNORED] if self.spec.label_list else []
         if self.spec.tag_scheme == "none":
             return Counter(names)
@@ -108,6 +120,12 @@ class TokenClassification(Task):
     def encode(self, label: Any, windows: Sequence[Window], words: Sequence[tuple[int, int]] | None) -> list[dict]:
         if label is None:
             return [_columns(window, {}, []) for window in windows]
+        if isinstance(label, Spans):
+            named = {name: number for number, name in enumerate(self.spec.label_list or ())}
+            known = LabelIndex([split_tag(name)[1] for name in named if name.startswith("B-")], self.name)
+            for span in label.found:
+                known(span.label)
+            label = [named[tag] for tag in span_tags(label, words or ())]
         if words is None or len(label) != len(words):
             raise LabelError(f"{len(label)} tags for {len(words or ())} words; every word needs one tag")
         places = [word_pieces(window, words, continued=number > 0) for number, window in enumerate(windows)]

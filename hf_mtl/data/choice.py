@@ -1,0 +1,121 @@
+"""Which rows of a data set are read, where its entry in the run file leaves some out. No text is ever rewritten."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from hf_mtl.config_keys import DatasetConfig
+from hf_mtl.data.row_split import BATCH, LeftOut, RowSplit
+from hf_mtl.errors import DataError
+
+SHOWN_ROWS = 20
+OPTIONS = ("drop_duplicates", "drop_conflicts", "drop_leaks", "min_characters", "max_characters")
+
+
+def choose_rows(
+    name: str, splits: dict[str, RowSplit], config: DatasetConfig, labels: Sequence[str]
+) -> dict[str, RowSplit]:
+    """The splits without the rows that the data set's options leave out; each says which these are.
+
+    Args:
+        name: of the data set.
+        splits: by role.
+        config: the data set's entry in the run file.
+        labels: the columns of labels that tasks read.
+
+    Raises:
+        DataError: if nothing of train is left.
+    """
+    if not any(getattr(config, option) for option in OPTIONS):
+        return splits
+    chosen = {role: _chosen(split, config, labels) for role, split in splits.items()}
+    if config.drop_leaks and "train" in chosen:
+        held = {text for role, split in chosen.items() if role != "train" for text in _keys(split, config)}
+        leaks = [number for number, text in enumerate(_keys(chosen["train"], config)) if text in held]
+        chosen["train"] = _without(chosen["train"], {"whose text stands in another split (drop_leaks)": leaks})
+    if len(splits.get("train", ())) and not len(chosen["train"]):
+        told = ", ".join(f"{found.count} {found.reason}" for found in chosen["train"].left_out)
+        raise DataError(f"data set {name}, split train: its options leave out every row: {told}")
+    return chosen
+
+
+def _chosen(split: RowSplit, config: DatasetConfig, labels: Sequence[str]) -> RowSplit:
+    found: dict[str, list[int]] = {}
+    if config.min_characters or config.max_characters:
+        found |= _by_length(split, config)
+    gone = {row for rows in found.values() for row in rows}
+    if config.drop_conflicts:
+        rows = [row for row in _conflicts(_keys(split, config), _labels(split, labels)) if row not in gone]
+        found["whose text has other labels elsewhere (drop_conflicts)"] = rows
+        gone |= set(rows)
+    if config.drop_duplicates:
+        rows = _duplicates(_keys(split, config), _labels(split, labels))
+        found["that repeat a row before (drop_duplicates)"] = [row for row in rows if row not in gone]
+    return _without(split, found)
+
+
+def _without(split: RowSplit, found: Mapping[str, Sequence[int]]) -> RowSplit:
+    kept = np.ones(len(split), dtype=bool)
+    told = []
+    for reason, rows in found.items():
+        if len(rows):
+            kept[rows] = False
+            told.append(LeftOut(reason, len(rows), tuple(split.numbers(rows[:SHOWN_ROWS]))))
+    return split.take(np.flatnonzero(kept), *told) if told else split
+
+
+def _by_length(split: RowSplit, config: DatasetConfig) -> dict[str, list[int]]:
+    """Rows whose text is too short or too long, in characters; those without text are left out as such elsewhere."""
+    least, most = config.min_characters or 0, config.max_characters or float("inf")
+    short, long = [], []
+    for row, text in enumerate(split.texts(config)):
+        count = sum(map(len, json.loads(text))) if config.text_pair_column else len(text)
+        if count < least and text.strip():
+            short.append(row)
+        elif count > most:
+            long.append(row)
+    return {
+        f"of fewer than {config.min_characters} characters (min_characters)": short,
+        f"of more than {config.max_characters} characters (max_characters)": long,
+    }
+
+
+def _keys(split: RowSplit, config: DatasetConfig) -> Iterator[bytes]:
+    """What tells each row's text apart, in 16 bytes."""
+    return (hashlib.blake2b(text.encode(), digest_size=16).digest() for text in split.texts(config))
+
+
+def _labels(split: RowSplit, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
+    """Each row's labels; null is None."""
+    for start in range(0, len(split), BATCH):
+        batch = split.batch(start, start + BATCH, columns)
+        for cells in zip(*(batch[column] for column in columns), strict=True):
+            yield tuple(None if cell is None else json.dumps(cell, sort_keys=True) for cell in cells)
+
+
+def _conflicts(keys: Iterator[bytes], labels: Iterator[tuple[str | None, ...]]) -> list[int]:
+    """All rows of a text that has two different labels of one column; no label is no other label."""
+    known: dict[bytes, list[str | None]] = {}
+    texts, wrong = [], set()
+    for key, own in zip(keys, labels, strict=True):
+        texts.append(key)
+        before = known.setdefault(key, list(own))
+        for place, label in enumerate(own):
+            if before[place] is None:
+                before[place] = label
+            elif label is not None and label != before[place]:
+                wrong.add(key)
+    return [row for row, key in enumerate(texts) if key in wrong]
+
+
+def _duplicates(keys: Iterator[bytes], labels: Iterator[tuple[str | None, ...]]) -> list[int]:
+    """Rows whose text and labels have all been there."""
+    seen: set[tuple[bytes, tuple[str | None, ...]]] = set()
+    found = []
+    for row, pair in enumerate(zip(keys, labels, strict=True)):
+        if pair in seen:
+            found.append(row)
+        seen.add(pair)
+    return found

@@ -1,0 +1,100 @@
+"""Labelled spans of characters, as labelling tools export them: [{"start": 0, "end": 6, "label": "place"}]."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hf_mtl.tasks.labels import LabelError, label_name, shown
+
+# Scripts that write no blanks between words: each character is one.
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_ALONE}]|(?:(?![{_ALONE}])\w)+|[^\w\s]")
+
+
+class Span(NamedTuple):
+    """A part of a text: code points from `start` to before `end`."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The spans of a row, in the order of the text."""
+
+    found: tuple[Span, ...]
+
+
+def read_spans(cell: Any) -> Spans:
+    """The spans in a cell.
+
+    Raises:
+        LabelError: if the cell is no list of spans, or two of them overlap: a word has one tag.
+    """
+    if not isinstance(cell, list):
+        raise LabelError(f'spans {shown(cell)} are not a list; write [{{"start": 0, "end": 6, "label": "place"}}]')
+    spans = sorted(_span(one) for one in cell)
+    for before, after in zip(spans, spans[1:], strict=False):
+        if after.start < before.end:
+            told = " and ".join(f"{one.start}–{one.end} ({one.label})" for one in (before, after))
+            raise LabelError(f"spans {told} overlap; a word has one tag: keep one of them")
+    return Spans(tuple(spans))
+
+
+def _span(one: Any) -> Span:
+    if not isinstance(one, dict) or not {"start", "end", "label"} <= set(one):
+        raise LabelError(f"{shown(one)} is no span; a span has start, end and label")
+    start, end = one["start"], one["end"]
+    for value in (start, end):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise LabelError(f"span {shown(one)}: start and end are whole numbers of characters from 0 on")
+    if end <= start:
+        raise LabelError(f"span {shown(one)}: its end is not behind its start; the end is the place after it")
+    name = label_name(one["label"])
+    if not name:
+        raise LabelError(f"span {shown(one)} has an empty label")
+    return Span(start, end, name)
+
+
+def span_words(text: str, cells: Iterable[Any]) -> list[tuple[int, int]]:
+    """The words of a text without words of its own: (start, end), cut where a span begins or ends within one.
+
+    Args:
+        text: the text.
+        cells: the row's cells of spans; what cannot be read is refused where its label is.
+    """
+    edges: set[int] = set()
+    for cell in cells:
+        for one in cell if isinstance(cell, list) else ():
+            if isinstance(one, dict):
+                edges |= {edge for edge in (one.get("start"), one.get("end")) if isinstance(edge, int)}
+    words = []
+    for found in _WORD.finditer(text):
+        cuts = sorted({found.start(), found.end(), *(edge for edge in edges if found.start() < edge < found.end())})
+        words += list(zip(cuts, cuts[1:], strict=False))
+    return words
+
+
+def span_tags(spans: Spans, words: Sequence[tuple[int, int]]) -> list[str]:
+    """A BIO tag for each word; a word belongs to the first span that it touches.
+
+    Raises:
+        LabelError: for a span that reaches no word of its own.
+    """
+    tags = ["O"] * len(words)
+    place = 0
+    for span in spans.found:
+        while place < len(words) and words[place][1] <= span.start:
+            place += 1
+        first = place
+        while place < len(words) and words[place][0] < span.end:
+            tags[place] = f"{'B' if place == first else 'I'}-{span.label}"
+            place += 1
+        if place == first:
+            raise LabelError(
+                f"span {span.start}–{span.end} ({span.label}) holds no word: it is behind the end of the text, blank, "
+                "or within a word of the span before it"
+            )
+    return tags

@@ -1,0 +1,50 @@
+"""Labels that differ by case or blanks alone: refused with the pairs, or folded into the most frequent spelling."""
+
+import pytest
+
+from hf_mtl.errors import DataError
+from hf_mtl.tasks.labels import LabelError, LabelIndex, found_labels
+from tests.test_preparation import TOPIC, prepared
+
+SPELT = ["Good", "good ", "good ", "bad", "bad\u00a0", "BAD", "bad", "so  so", "so so"]
+
+
+def rows_of(labels):
+    return [{"text": f"text {number}", "topic": label} for number, label in enumerate(labels)]
+
+
+def test_spellings_of_one_label_are_refused_with_how_often_each_occurs(tmp_path):
+    with pytest.raises(LabelError) as found:
+        found_labels(SPELT)
+    for told in (r"'bad' (2), 'BAD' (1), 'bad\xa0' (1)", "'good ' (2), 'Good' (1)", "normalise_labels: true"):
+        assert told in str(found.value)
+    with pytest.raises(DataError, match="data set d, column topic, task topic: labels that differ by case or blanks"):
+        prepared(tmp_path, rows_of(SPELT), {"text_column": "text"}, {"topic": TOPIC})
+
+
+def test_folded_they_are_the_most_frequent_spelling(tmp_path):
+    found = prepared(tmp_path, rows_of(SPELT), {"text_column": "text"}, {"topic": TOPIC | {"normalise_labels": True}})
+    assert found.tasks["topic"].spec.label_list == ["bad", "good ", "so  so"]
+    assert found.sequences["d"]["train"].summary.labels["topic"] == {"bad": 4, "good ": 3, "so  so": 2}
+
+
+def test_labels_of_several_are_folded_one_by_one(tmp_path):
+    rows = rows_of([["Good", "bad"], ["good"], ["good", "Good"], ["good"]])
+    task = TOPIC | {"problem_type": "multi_label_classification", "normalise_labels": True}
+    found = prepared(tmp_path, rows, {"text_column": "text"}, {"topic": task})
+    assert found.sequences["d"]["train"].summary.labels["topic"] == {"good": 4, "bad": 1}
+
+
+def test_words_that_differ_by_more_stay_apart():
+    assert found_labels(["no", "on", "No.", "n o"]) == ["No.", "n o", "no", "on"]
+
+
+def test_a_listed_label_stands_for_its_spellings():
+    index = LabelIndex(["Good", "bad"], "topic", normalise=True)
+    assert [index(cell) for cell in ("good", " GOOD", "Good", "Bad\t", 1)] == [0, 0, 0, 1, 1]
+    with pytest.raises(LabelError, match="is not in label_list"):
+        index("goods")
+    with pytest.raises(LabelError, match="normalise_labels: true to take it for 'Good'"):
+        LabelIndex(["Good", "bad"], "topic")("good")
+    with pytest.raises(LabelError, match="'Good' in two spellings"):
+        LabelIndex(["Good", "good"], "topic", normalise=True)

@@ -1,0 +1,128 @@
+"""Labelled spans of characters become tags of words, or the row that they do not fit is named."""
+
+import pytest
+
+from hf_mtl.errors import DataError
+from hf_mtl.tasks.labels import LabelError
+from hf_mtl.tasks.spans import read_spans, span_tags, span_words
+from tests.test_preparation import NAMES, TOPIC, prepared, sequences_of
+
+SPANS = {"task_type": "token-classification", "dataset": "d", "spans_column": "spans"}
+LONDON = "Adele sang in London. London, 2 times!"
+
+
+def span(start, end, label="place"):
+    return {"start": start, "end": end, "label": label}
+
+
+def words_of(text, *spans):
+    return [text[start:end] for start, end in span_words(text, [list(spans)])]
+
+
+def test_words_are_runs_of_letters_signs_and_single_characters_where_no_blanks_are_written():
+    assert words_of("Adele's café—l'été, 3.5 m²!") == [
+        *["Adele", "'", "s", "café", "—", "l", "'", "été", ",", "3", ".", "5", "m²", "!"]
+    ]
+    assert words_of("我爱 Beijing北京") == ["我", "爱", "Beijing", "北", "京"]
+    assert words_of("") == []
+
+
+def test_a_span_that_ends_within_a_word_cuts_it():
+    assert words_of("Londoner in Parisian", span(0, 6), span(12, 17)) == ["London", "er", "in", "Paris", "ian"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_same_words_twice_are_told_apart(order):
+    spans = [span(0, 5, "person"), span(22, 28)][::order]
+    words = span_words(LONDON, [spans])
+    tags = dict(
+        zip([LONDON[start:end] + str(start) for start, end in words], span_tags(read_spans(spans), words), strict=True)
+    )
+    assert {word: tag for word, tag in tags.items() if tag != "O"} == {"Adele0": "B-person", "London22": "B-place"}
+
+
+def test_a_span_of_several_words_begins_once_and_touching_spans_begin_each():
+    text = "New York Paris"
+    spans = [span(0, 8), span(9, 14)]
+    assert span_tags(read_spans(spans), span_words(text, [spans])) == ["B-place", "I-place", "B-place"]
+
+
+def test_blanks_at_the_edges_of_a_span_do_not_count():
+    spans = [span(5, 14)]
+    assert span_tags(read_spans(spans), span_words(LONDON, [spans]))[:4] == ["O", "B-place", "I-place", "O"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("0-6", "are not a list; write"),
+        ([[0, 6, "place"]], "is no span; a span has start, end and label"),
+        ([{"start": 0, "end": 6}], "is no span"),
+        ([span("0", 6)], "start and end are whole numbers of characters from 0 on"),
+        ([span(0.0, 6)], "whole numbers"),
+        ([span(True, 6)], "whole numbers"),
+        ([span(-1, 6)], "from 0 on"),
+        ([span(6, 6)], "its end is not behind its start"),
+        ([span(0, 6, "")], "has an empty label"),
+        ([span(0, 6, None)], "label None"),
+        ([span(0, 6), span(4, 9)], r"spans 0–6 \(place\) and 4–9 \(place\) overlap"),
+        ([span(0, 9), span(2, 4)], "overlap"),
+        ([span(0, 6), span(0, 6, "other")], "overlap"),
+    ],
+)
+def test_what_is_no_list_of_spans_is_refused(cell, message):
+    with pytest.raises(LabelError, match=message):
+        read_spans(cell)
+
+
+@pytest.mark.parametrize("wrong", [span(40, 45), span(5, 6)])
+def test_a_span_without_a_word_is_refused(wrong):
+    with pytest.raises(LabelError, match="holds no word: it is behind the end of the text, blank"):
+        span_tags(read_spans([wrong]), span_words(LONDON, [[wrong]]))
+
+
+def test_spans_are_trained_as_tags_of_words(tmp_path):
+    text = "Play a song by Taylor Swift"
+    tokens = text.split()
+    by_spans = [{"text": text, "spans": [span(15, 27, "name")]}, {"text": text, "spans": []}, {"text": text}]
+    by_tags = [
+        {"tokens": tokens, "tags": ["O"] * 4 + ["B-name", "I-name"]},
+        {"tokens": tokens, "tags": ["O"] * 6},
+        {"tokens": tokens, "tags": None},
+    ]
+    one = prepared(tmp_path, by_spans, {"text_column": "text"}, {"names": SPANS})
+    other = prepared(tmp_path, by_tags, {"tokens_column": "tokens"}, {"names": NAMES})
+    assert one.tasks["names"].spec == other.tasks["names"].spec
+    assert sequences_of(one) == sequences_of(other)
+    found = one.sequences["d"]["train"].summary
+    assert found.labels["names"] == {"name": 1}
+    assert found.without_label_rows == [2]
+
+
+def test_beside_words_a_span_tags_those_that_it_touches(tmp_path):
+    rows = [{"text": "Taylor Swift's song", "tokens": ["Taylor", "Swift's", "song"], "spans": [span(0, 12, "name")]}]
+    (sequence,) = sequences_of(
+        prepared(tmp_path, rows, {"text_column": "text", "tokens_column": "tokens"}, {"names": SPANS})
+    )
+    assert sequence["names.tags"] == [1, 2, 0]
+
+
+def test_a_row_whose_spans_do_not_fit_is_named(tmp_path):
+    rows = [
+        {"text": "Play", "spans": [span(0, 4, "name")], "topic": "a"},
+        {"text": "Play", "spans": [span(0, 4, "name"), span(3, 4, "name")], "topic": "a"},
+        {"text": "Play", "spans": [span(7, 9, "name")], "topic": "a"},
+    ]
+    with pytest.raises(DataError) as found:
+        prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS, "topic": TOPIC})
+    lines = str(found.value).splitlines()
+    assert [line.split(": ")[0].rpartition("/")[2] for line in lines] == ["rows.jsonl row 2", "rows.jsonl row 3"]
+    assert all("task names" in line for line in lines)
+
+
+def test_a_label_that_is_not_listed_is_refused_and_types_may_be_listed(tmp_path):
+    rows = [{"text": "Play", "spans": [span(0, 4, "name")]}]
+    listed = prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS | {"label_list": ["place", "name"]}})
+    assert listed.tasks["names"].spec.label_list == ["O", "B-place", "I-place", "B-name", "I-name"]
+    with pytest.raises(DataError, match=r"row 1: label 'name' of task names is not in label_list \(1 labels: place\)"):
+        prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS | {"label_list": ["place"]}})
