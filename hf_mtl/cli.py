@@ -72,9 +72,10 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     tasks = list(prepared.tasks.values())
     for task in tasks:
         stock_class(task, encoder)
-    sharing = settle_sharing(run.sharing.model_dump(), tasks, encoder)
+    lora = None if run.lora is None else run.lora.model_dump()
+    sharing = settle_sharing(run.sharing.model_dump(), tasks, encoder, lora)
     print_report(run, prepared, console)
-    for line in sharing_lines(sharing, tasks, encoder, None if run.lora is None else run.lora.model_dump()):
+    for line in sharing_lines(sharing, tasks, encoder, lora):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{config} is in order: {len(prepared.tasks)} tasks", markup=False, highlight=False)
 

@@ -33,8 +33,8 @@ def sharing_problems(
         lora: the run's, if it has one that could be read.
         freeze: the run's `training.freeze`.
     """
-    if isinstance(sharing.groups, list):
-        for message in _list_problems(sharing.groups, tasks):
+    if isinstance(sharing.groups, list) and tasks:
+        for message in list_problems(sharing.groups, tasks):
             yield ("sharing", "groups"), message
     # Only a number asks for private layers; `auto` looks whether there can be any.
     if not isinstance(sharing.private_layers, int) or not sharing.private_layers:
@@ -49,7 +49,13 @@ def sharing_problems(
         yield place, "training.freeze encoder leaves nothing to make private; remove one of them"
 
 
-def _list_problems(groups: Sequence[Sequence[str]], tasks: Sequence[str]) -> Iterator[str]:
+def list_problems(groups: Sequence[Sequence[str]], tasks: Sequence[str]) -> Iterator[str]:
+    """What is wrong with lists of tasks that are to be groups.
+
+    Args:
+        groups: the lists.
+        tasks: the run's.
+    """
     named = Counter(name for group in groups for name in group)
     if unknown := [name for name in named if name not in tasks]:
         yield f"{', '.join(unknown)}: no such task; the run has {', '.join(tasks)}"

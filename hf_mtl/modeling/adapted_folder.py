@@ -21,7 +21,7 @@ from hf_mtl.modeling.adapters import SHARED, stock_name
 from hf_mtl.modeling.base import Base, base_of
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.conversion import Model, fill
-from hf_mtl.modeling.groups import Group
+from hf_mtl.modeling.groups import Group, check_depths
 from hf_mtl.modeling.heads import new_head
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import drop_pooler
@@ -33,7 +33,7 @@ ADAPTERS, HEADS, ENCODER = "adapters", "heads.safetensors", "model.safetensors"
 WEIGHTS = (ENCODER, HEADS, ADAPTERS)
 """What holds weights: the first, or with adapters the others, or all."""
 TRUNK = "trunk"
-"""The entry of a saved `lora` that says that the groups' adapters are one below the private layers."""
+"""The entry of a saved `lora` that lists groups whose adapters are one below the private layers."""
 
 
 def saved_lanes(
@@ -68,8 +68,10 @@ def saved_lanes(
     lanes = {task: adapters[task] or group_of.get(task, "") for task in tasks}
     base = base_of(entries["base"])
     own: dict[str, tuple[str, ...]] = {lane: (lane,) if adapters[task] else () for task, lane in lanes.items()}
-    if entries.get(TRUNK):
-        own |= {group.name: (SHARED, group.name) for group in groups if group.name in own}
+    for name in entries.get(TRUNK) or ():
+        if name not in own or name not in group_of.values():
+            raise UserError(f"config.json: lora.{TRUNK} names {name!r}, which is no group with an adapter")
+        own[name] = (SHARED, name)
     return Lanes(lanes, own, lane_groups(lanes, groups) if base is None else None), base
 
 
@@ -108,8 +110,8 @@ def write_adapted(folder: Path, config: PreTrainedConfig, body: Body, weights: M
     saved.dtype = body.encoder.dtype
     adapters = {task: lane if lanes.adapters[lane] else None for task, lane in lanes.tasks.items()}
     saved.lora = {"adapters": adapters, "base": None if base is None else dict(vars(base))}
-    if any((SHARED, group.name) == lanes.adapters.get(group.name) for group in body.groups):
-        saved.lora[TRUNK] = SHARED
+    if trunk := [group.name for group in body.groups if lanes.adapters.get(group.name) == (SHARED, group.name)]:
+        saved.lora[TRUNK] = trunk
     saved.save_pretrained(folder)
 
 
@@ -133,6 +135,7 @@ def read_adapted(
     if base is not None:
         access = {key: value for key, value in where.items() if key not in ("revision", "subfolder")}
         encoder = base.load(config.encoder_config, **access).requires_grad_(False)
+        check_depths(groups, encoder)
         body = Body(encoder, lanes, groups, base=base)
     else:
         body = _own_body(source, config.encoder_config, lanes, groups, where)
@@ -142,7 +145,7 @@ def read_adapted(
             place = "/".join(filter(None, (subfolder, ADAPTERS, lane)))
             whole = body.encoder_of(lanes.groups.get(lane))
             read_adapter(whole, lane, source, subfolder=place, **where)
-            body.encoder.peft_config = whole.peft_config
+            body.settle(lanes.groups.get(lane), whole)
     if shared := [lane for lane, names in lanes.adapters.items() if names == (SHARED, lane)]:
         try:
             unite_trunk(body, shared)
@@ -169,6 +172,7 @@ def _own_body(
 ) -> Body:
     encoder = AutoModel.from_config(config)
     drop_pooler(encoder)
+    check_depths(groups, encoder)
     body = Body(encoder, lanes, groups, new_private(encoder, groups))
     weights = _read(source, ENCODER, **where)
     for prefix, part in body.parts():

@@ -64,7 +64,9 @@ def write_adapter(
             magnitude = weights[f"{layer}.lora_magnitude_vector.{own[0]}.weight"]
             tensors[f"{PREFIX}{layer}.lora_magnitude_vector"] = magnitude.cpu().contiguous()
         ranks[layer] = sum(len(part) for part in tops)
-    config = replace(encoder.peft_config[names[-1]], base_model_name_or_path=base, inference_mode=True)
+    # An adapter of a group has no layers where none of its layers is adapted.
+    last = [name for name in names if name in encoder.peft_config][-1]
+    config = replace(encoder.peft_config[last], base_model_name_or_path=base, inference_mode=True)
     # How it began says nothing of it any more.
     config = replace(config, target_modules=list(ranks), init_lora_weights=True)
     folder.mkdir(parents=True, exist_ok=True)

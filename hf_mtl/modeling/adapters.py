@@ -95,7 +95,7 @@ def remove_adapter(encoder: PreTrainedModel, name: str, parts: Iterable[nn.Modul
             take_out(layer, name)
             if not layer.lora_A:
                 part.set_submodule(path, layer.get_base_layer())
-    del encoder.peft_config[name]
+    encoder.peft_config.pop(name, None)
 
 
 def take_out(layer: LoraLayer, name: str) -> None:

@@ -10,7 +10,7 @@ from hf_mtl.modeling.adapters import adapter_parameters
 from hf_mtl.modeling.base import Base
 from hf_mtl.modeling.groups import Group
 from hf_mtl.modeling.lanes import Lanes
-from hf_mtl.modeling.private_layers import PrivateLayers, group_encoder
+from hf_mtl.modeling.private_layers import PrivateLayers, group_encoder, return_trunk
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Body:
     def encoder_of(self, group: str | None) -> PreTrainedModel:
         """The encoder with a group's layers in place; see `group_encoder`."""
         return group_encoder(self.encoder, self.private.get(group) if group is not None else None)
+
+    def settle(self, group: str | None, whole: PreTrainedModel) -> None:
+        """Keeps the adapters that `encoder_of(group)` has got."""
+        return_trunk(self.encoder, whole, self.private.get(group) if group is not None else None)
+        self.encoder.peft_config = whole.peft_config
 
     def task_encoder(self, task: str) -> PreTrainedModel:
         """The encoder with the layers of a task's group in place."""

@@ -32,7 +32,7 @@ def new_parts(
     for task in tasks:
         check_name(task.name)
         stock_class(task, config)
-    groups = settle_sharing(written_out(SharingSection, sharing or {}, "sharing"), tasks, config).groups
+    groups = settle_sharing(written_out(SharingSection, sharing or {}, "sharing"), tasks, config, settings).groups
     stock = load_encoder(encoder, config, revision, in_4bit=settings is not None and settings["load_in_4bit"])
     heads = {task.name: load_head(encoder, task, stock.config, revision) for task in tasks}
     lanes = lanes_of(settings, [task.name for task in tasks], groups)

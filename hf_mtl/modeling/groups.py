@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from hf_mtl.config_sharing import list_problems
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.layers import layer_list
 from hf_mtl.tasks.task import Task
@@ -45,7 +46,9 @@ class Sharing:
     why: str | None = None
 
 
-def settle_sharing(settings: Mapping[str, Any], tasks: Sequence[Task], config: PreTrainedConfig) -> Sharing:
+def settle_sharing(
+    settings: Mapping[str, Any], tasks: Sequence[Task], config: PreTrainedConfig, lora: Mapping[str, Any] | None = None
+) -> Sharing:
     """The groups that a run file's `sharing` makes.
 
     `auto` is a third of the layers, rounded up, where there are tasks about whole texts and tasks about words, in
@@ -55,13 +58,19 @@ def settle_sharing(settings: Mapping[str, Any], tasks: Sequence[Task], config: P
         settings: the run file's `sharing`.
         tasks: the run's.
         config: the encoder's.
+        lora: the run file's, with every default.
 
     Raises:
-        UserError: if the encoder has no layers of its own, or too few.
+        UserError: if the encoder has no layers of its own, or too few, or nothing is left to be private.
     """
     wanted = settings["private_layers"]
     if not wanted:
         return Sharing()
+    if lora is not None and lora["scope"] == "per_task" and not lora["train_encoder"]:
+        why = "sharing: with lora.scope per_task every task has an adapter of its own in every layer"
+        if wanted != "auto":
+            raise UserError(f"{why}; set private_layers to 0, or lora.train_encoder")
+        return Sharing(why=f"{why}, so that no layers are private")
     if wanted != "auto":
         groups = new_groups(settings["groups"], wanted, tasks, config)
         return Sharing(groups) if len(groups) > 1 else Sharing(why=_why_none(tasks))
@@ -127,6 +136,8 @@ def _why_none(tasks: Sequence[Task]) -> str:
 
 def _members(wanted: str | Sequence[Sequence[str]], tasks: Sequence[Task]) -> list[tuple[str, ...]]:
     """The tasks of each group, all in the order of the tasks."""
+    if not isinstance(wanted, str) and (problems := list(list_problems(wanted, [task.name for task in tasks]))):
+        raise UserError(f"sharing.groups: {'; '.join(problems)}")
     if isinstance(wanted, str):
         keys = {task.name: task.family if wanted == "family" else task.name for task in tasks}
     else:
@@ -135,6 +146,22 @@ def _members(wanted: str | Sequence[Sequence[str]], tasks: Sequence[Task]) -> li
     for task in tasks:
         found.setdefault(keys[task.name], []).append(task.name)
     return [tuple(names) for names in found.values()]
+
+
+def check_depths(groups: Sequence[Group], encoder: PreTrainedModel) -> None:
+    """Holds groups of a saved config against its encoder.
+
+    Raises:
+        UserError: if a group has as many layers as the encoder, or more.
+    """
+    if groups:
+        layers = len(layer_list(encoder)[1])
+        for group in groups:
+            if group.private_layers >= layers:
+                raise UserError(
+                    f"config.json: groups: {group.name} has {group.private_layers} private layers, and the encoder has "
+                    f"{layers}, of which one at least is everybody's"
+                )
 
 
 def count_layers(config: PreTrainedConfig) -> int:
@@ -154,18 +181,23 @@ def saved_groups(entries: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> 
         UserError: if they are not groups of these tasks.
     """
     known = {field.name for field in fields(Group)}
-    try:
-        groups = tuple(Group(**{**entry, "tasks": tuple(entry["tasks"])}) for entry in entries)
-    except (TypeError, KeyError):
-        raise UserError(f"config.json: groups is {entries!r}; each entry has {', '.join(sorted(known))}") from None
-    named = [name for group in groups for name in group.tasks]
+    if not isinstance(entries, list | tuple) or not all(
+        isinstance(entry, Mapping) and set(entry) == known and isinstance(entry["tasks"], list | tuple)
+        for entry in entries
+    ):
+        raise UserError(
+            f"config.json: groups is {entries!r}; it is a list, whose entries have {', '.join(sorted(known))}"
+        )
+    groups = tuple(Group(entry["name"], tuple(entry["tasks"]), entry["private_layers"]) for entry in entries)
+    named = [str(name) for group in groups for name in group.tasks]
     if groups and sorted(named) != sorted(tasks):
         raise UserError(
             f"config.json: groups has the tasks {', '.join(named)}, and the model has {', '.join(tasks)}; "
             "every task is in one group"
         )
     for group in groups:
-        if group.name not in group.tasks or not isinstance(group.private_layers, int) or group.private_layers < 1:
+        layers = group.private_layers
+        if group.name not in group.tasks or type(layers) is not int or layers < 1:
             raise UserError(
                 f"config.json: groups: {group.to_dict()!r} is no group: it is called as one of its tasks, and has one "
                 "private layer at least"

@@ -18,7 +18,7 @@ from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.building import new_parts
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
-from hf_mtl.modeling.groups import Group, saved_groups
+from hf_mtl.modeling.groups import Group, check_depths, saved_groups
 from hf_mtl.modeling.heads import new_head, saved_tasks
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import (
@@ -62,6 +62,7 @@ class MultiTaskModel(PreTrainedModel):
         drop_pooler(self.encoder)
         self.heads = nn.ModuleDict({name: new_head(task, config.encoder_config) for name, task in self.tasks.items()})
         self.groups: tuple[Group, ...] = saved_groups(config.groups or (), list(self.tasks))
+        check_depths(self.groups, self.encoder)
         self.private = nn.ModuleDict(new_private(self.encoder, self.groups))
         self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
         self.lanes: Lanes = lanes_of(None, list(self.tasks), self.groups)

@@ -47,13 +47,21 @@ def private_names(encoder: PreTrainedModel, count: int) -> list[str]:
 
 
 def copied_layers(encoder: PreTrainedModel, count: int) -> PrivateLayers:
-    """Copies of an encoder's top layers, to train on their own.
+    """Copies of an encoder's top layers, to train on their own. Their config is the encoder's, which may be changed.
 
     Args:
         encoder: nothing is hooked into it.
         count: how many layers, from the top.
     """
-    return PrivateLayers({name: copy.deepcopy(encoder.get_submodule(name)) for name in private_names(encoder, count)})
+    return PrivateLayers({name: copied(encoder, name) for name in private_names(encoder, count)})
+
+
+def copied(encoder: PreTrainedModel, name: str) -> nn.Module:
+    """A copy of a part of an encoder, whose modules ask the same config how to attend."""
+    configs = {
+        id(found): found for module in encoder.modules() if (found := getattr(module, "config", None)) is not None
+    }
+    return copy.deepcopy(encoder.get_submodule(name), configs)
 
 
 def new_private(
@@ -86,6 +94,24 @@ def group_encoder(encoder: PreTrainedModel, own: PrivateLayers | None) -> PreTra
                 shells[path] = holder._modules[part] = _shell(encoder.get_submodule(path))
         shells[".".join(above[:-1])]._modules[above[-1]] = module
     return whole
+
+
+def return_trunk(encoder: PreTrainedModel, whole: PreTrainedModel, own: PrivateLayers | None) -> None:
+    """Gives an encoder the modules that `group_encoder` has got in the trunk meanwhile: adapted layers.
+
+    Args:
+        encoder: with the layers of the first group.
+        whole: what `group_encoder` gave.
+        own: the group's layers.
+    """
+    if own is None:
+        return
+    names = [name for name, _ in own.items()]
+    shells = {".".join(name.split(".")[:depth]) for name in names for depth in range(name.count(".") + 1)}
+    for path in shells:
+        for child, module in whole.get_submodule(path).named_children():
+            if f"{path}.{child}".removeprefix(".") not in {*names, *shells}:
+                encoder.get_submodule(path)._modules[child] = module
 
 
 def _shell(module: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from hf_mtl.modeling.adapters import SHARED, adapted_layers, add_adapter, new_co
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.groups import Group
 from hf_mtl.modeling.lanes import Lanes
-from hf_mtl.modeling.private_layers import private_names
+from hf_mtl.modeling.private_layers import PrivateLayers, copied, private_names
 
 
 def lanes_of(settings: Mapping[str, Any] | None, tasks: Sequence[str], groups: Sequence[Group] = ()) -> Lanes:
@@ -126,7 +126,7 @@ def put_adapter(
     if targets:
         whole = body.encoder_of(group)
         add_adapter(whole, name, replace(config, target_modules=targets))
-        body.encoder.peft_config = whole.peft_config
+        body.settle(group, whole)
     return bool(targets)
 
 
@@ -156,6 +156,9 @@ def unite_trunk(body: Body, lanes: Sequence[str]) -> None:
         for other in others:
             if other in layer.lora_A:
                 take_out(layer, other)
+    for lane in lanes:
+        if not any(lane in layer.lora_A for _, part in body.parts() for layer in adapted_layers(part).values()):
+            del body.encoder.peft_config[lane]
 
 
 def regrouped(body: Body, gone: str) -> Body:
@@ -167,31 +170,52 @@ def regrouped(body: Body, gone: str) -> Body:
     """
     if not body.groups:
         return body
-    left = {group.name: tuple(task for task in group.tasks if task != gone) for group in body.groups}
-    kept = [group for group in body.groups if left[group.name]]
-    private = {name: own for name, own in body.private.items() if left[name]}
-    if first := private.pop(kept[0].name, None):
-        # The first group that is left has the encoder's own layers now.
-        for name, module in first.items():
-            body.encoder.set_submodule(name, module)
-    names = {group.name: left[group.name][0] if len(kept) > 1 else "" for group in kept}
-    body = replace(body, private=private)
+    left = [replace(group, tasks=tuple(task for task in group.tasks if task != gone)) for group in body.groups]
+    body = _with_first(body, [group for group in left if group.tasks])
+    names = {group.name: group.tasks[0] if len(body.groups) > 1 else "" for group in body.groups}
     lanes = {lane: _new_lane(body, lane, names) for lane in body.lanes.adapters}
-    adapters = {}
-    for lane, found in body.lanes.adapters.items():
-        if found == (SHARED, lane) and lanes[lane] != lane:
-            _renamed(body, lane, lanes[lane])
-            found = tuple(dict.fromkeys((SHARED, lanes[lane])))
-        adapters[lanes[lane]] = found
+    renamed = {lane: new for lane, new in lanes.items() if body.lanes.adapters[lane] == (SHARED, lane) and new != lane}
+    for old, new in renamed.items():
+        _renamed(body, old, new)
+    adapters = {
+        lanes[lane]: tuple(dict.fromkeys(renamed.get(name, name) for name in found))
+        for lane, found in body.lanes.adapters.items()
+    }
     tasks = {task: lanes[lane] for task, lane in body.lanes.tasks.items()}
-    groups = tuple(Group(names[group.name], left[group.name], group.private_layers) for group in kept if len(kept) > 1)
-    own = {names[name]: layers for name, layers in private.items()}
-    return replace(
-        body,
-        lanes=Lanes(tasks, adapters, lane_groups(tasks, groups) if body.lanes.groups and groups else None),
-        groups=groups,
-        private=own,
-    )
+    groups = tuple(replace(group, name=names[group.name]) for group in body.groups if len(body.groups) > 1)
+    dealt = lane_groups(tasks, groups) if body.lanes.groups and groups else None
+    private = {names[name]: own for name, own in body.private.items()}
+    return replace(body, lanes=Lanes(tasks, adapters, dealt), groups=groups, private=private)
+
+
+def _with_first(body: Body, groups: Sequence[Group]) -> Body:
+    """The body with some of its groups; the first of them has the encoder's own layers."""
+    private = {group.name: body.private[group.name] for group in groups if group.name in body.private}
+    first, *others = groups
+    if (own := private.pop(first.name, None)) is not None:
+        for place, group in enumerate(others):
+            if group.private_layers < first.private_layers:
+                # It has read layers of the encoder's own that become the first group's.
+                private[group.name] = _deepened(body, group, first.private_layers)
+                others[place] = replace(group, private_layers=first.private_layers)
+        for name, module in own.items():
+            body.encoder.set_submodule(name, module)
+    return replace(body, groups=(first, *others), private=private)
+
+
+def _deepened(body: Body, group: Group, depth: int) -> PrivateLayers:
+    """The layers of a group, and copies of the encoder's own below them."""
+    own = dict(body.private[group.name].items())
+    names = private_names(body.encoder, depth)
+    layers = PrivateLayers({name: own[name] if name in own else copied(body.encoder, name) for name in names})
+    lanes = {lane for lane, name in body.lanes.groups.items() if name == group.name}
+    kept = {name for lane in lanes for name in body.lanes.adapters.get(lane, ())}
+    for path, layer in adapted_layers(layers).items():
+        for name in set(layer.lora_A) - kept:
+            take_out(layer, name)
+        if not layer.lora_A:
+            layers.set_submodule(path, layer.get_base_layer())
+    return layers
 
 
 def _new_lane(body: Body, lane: str, names: Mapping[str, str]) -> str:

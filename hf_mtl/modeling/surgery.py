@@ -170,7 +170,9 @@ def _below(model: MultiTaskModel, group: Group | None, settings: Mapping[str, An
     found = {model.lanes.adapters[model.lanes.tasks[task]] for task in (group.tasks if group else model.tasks)}
     names = found.pop() if len(found) == 1 else ()
     shared = names in ((SHARED,), (SHARED, group.name if group else SHARED))
-    dora = settings["use_dora"] or any(model.encoder.peft_config[name].use_dora for name in names)
+    dora = settings["use_dora"] or any(
+        one.use_dora for name, one in getattr(model.encoder, "peft_config", {}).items() if name in names
+    )
     return names if shared and not dora else ()
 
 

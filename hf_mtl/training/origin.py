@@ -58,7 +58,8 @@ class Origin:
         if self.onto is not None:
             return None
         encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config)
-        return settle_sharing(self.config.sharing.model_dump(), tasks, encoder).why
+        lora = None if self.config.lora is None else self.config.lora.model_dump()
+        return settle_sharing(self.config.sharing.model_dump(), tasks, encoder, lora).why
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
