@@ -103,6 +103,7 @@ def _unigram(size: int) -> PreTrainedTokenizerBase:
         model_type="unigram",
         vocab_size=size,
         hard_vocab_limit=False,
+        required_chars="<>/[]",
         num_threads=1,
         minloglevel=2,
     )

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from hf_mtl.data.row_split import BATCH, LeftOut, RowSplit
 from hf_mtl.errors import DataError
 
 SHOWN_ROWS = 20
+LabelKeys = Mapping[str, Callable[[Any], Any]]
+"""Column of labels → what of a cell tells it from one that says something else, as JSON has it."""
 OPTIONS = ("drop_duplicates", "drop_conflicts", "drop_leaks", "min_characters", "max_characters")
 
 
 def choose_rows(
-    name: str, splits: dict[str, RowSplit], config: DatasetConfig, labels: Sequence[str]
+    name: str, splits: dict[str, RowSplit], config: DatasetConfig, labels: LabelKeys
 ) -> dict[str, RowSplit]:
     """The splits without the rows that the data set's options leave out; each says which these are.
 
@@ -32,7 +35,7 @@ def choose_rows(
         return splits
     chosen = {role: _chosen(split, config, labels) for role, split in splits.items()}
     if config.drop_leaks and "train" in chosen:
-        held = {text for role, split in chosen.items() if role != "train" for text in _keys(split, config)}
+        held = {text for role, split in chosen.items() if role != "train" for text in _keys(split, config)} - {None}
         leaks = [number for number, text in enumerate(_keys(chosen["train"], config)) if text in held]
         chosen["train"] = _without(chosen["train"], {"whose text stands in another split (drop_leaks)": leaks})
     if len(splits.get("train", ())) and not len(chosen["train"]):
@@ -41,7 +44,7 @@ def choose_rows(
     return chosen
 
 
-def _chosen(split: RowSplit, config: DatasetConfig, labels: Sequence[str]) -> RowSplit:
+def _chosen(split: RowSplit, config: DatasetConfig, labels: LabelKeys) -> RowSplit:
     found: dict[str, list[int]] = {}
     if config.min_characters or config.max_characters:
         found |= _by_length(split, config)
@@ -82,22 +85,24 @@ def _by_length(split: RowSplit, config: DatasetConfig) -> dict[str, list[int]]:
     }
 
 
-def _keys(split: RowSplit, config: DatasetConfig) -> Iterator[bytes]:
-    """What tells each row's text apart, in 16 bytes."""
-    return (hashlib.blake2b(text.encode(), digest_size=16).digest() for text in split.texts(config))
+def _keys(split: RowSplit, config: DatasetConfig) -> Iterator[bytes | None]:
+    """What tells each row's text apart, in 16 bytes; None for no text, which is left out as such elsewhere."""
+    for text in split.texts(config):
+        yield hashlib.blake2b(text.encode(), digest_size=16).digest() if text.strip() else None
 
 
-def _labels(split: RowSplit, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
+def _labels(split: RowSplit, columns: LabelKeys) -> Iterator[tuple[str | None, ...]]:
     """Each row's labels; null is None."""
     for start in range(0, len(split), BATCH):
-        batch = split.batch(start, start + BATCH, columns)
+        batch = split.batch(start, start + BATCH, list(columns))
         for cells in zip(*(batch[column] for column in columns), strict=True):
-            yield tuple(None if cell is None else json.dumps(cell, sort_keys=True) for cell in cells)
+            keys = zip(cells, columns.values(), strict=True)
+            yield tuple(None if cell is None else json.dumps(key(cell), sort_keys=True) for cell, key in keys)
 
 
-def _conflicts(keys: Iterator[bytes], labels: Iterator[tuple[str | None, ...]]) -> list[int]:
+def _conflicts(keys: Iterator[bytes | None], labels: Iterator[tuple[str | None, ...]]) -> list[int]:
     """All rows of a text that has two different labels of one column; no label is no other label."""
-    known: dict[bytes, list[str | None]] = {}
+    known: dict[bytes | None, list[str | None]] = {}
     texts, wrong = [], set()
     for key, own in zip(keys, labels, strict=True):
         texts.append(key)
@@ -107,15 +112,15 @@ def _conflicts(keys: Iterator[bytes], labels: Iterator[tuple[str | None, ...]]) 
                 before[place] = label
             elif label is not None and label != before[place]:
                 wrong.add(key)
-    return [row for row, key in enumerate(texts) if key in wrong]
+    return [row for row, key in enumerate(texts) if key in wrong and key is not None]
 
 
-def _duplicates(keys: Iterator[bytes], labels: Iterator[tuple[str | None, ...]]) -> list[int]:
+def _duplicates(keys: Iterator[bytes | None], labels: Iterator[tuple[str | None, ...]]) -> list[int]:
     """Rows whose text and labels have all been there."""
-    seen: set[tuple[bytes, tuple[str | None, ...]]] = set()
+    seen: set[tuple[bytes | None, tuple[str | None, ...]]] = set()
     found = []
     for row, pair in enumerate(zip(keys, labels, strict=True)):
-        if pair in seen:
+        if pair in seen and pair[0] is not None:
             found.append(row)
         seen.add(pair)
     return found

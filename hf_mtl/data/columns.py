@@ -109,9 +109,9 @@ class Columns:
 
 
 def is_null(cell: Any) -> bool:
-    """Whether a label cell says nothing: null, "" or NaN."""
+    """Whether a label cell says nothing: null, "", blanks alone or NaN."""
     if isinstance(cell, str):
-        return not cell
+        return not cell.strip()
     return cell is None or (isinstance(cell, (float, np.floating)) and math.isnan(cell))
 
 

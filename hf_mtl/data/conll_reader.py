@@ -62,7 +62,7 @@ class _Sentences:
         if (byte := bad_byte(line)) is not None:
             self._refuse(number, not_encoded(byte, "UTF-8", SAVE_AS_UTF8))
         elif len(cells) != self.width:
-            self._refuse(number, f"{_columns(len(cells))} where the file has {self.width}: {line!r}")
+            self._refuse(number, f"{_columns(len(cells))} where the file has {self.width}: {line!r}; mend the line")
         elif not self.is_conll_u or _TOKEN_ID.fullmatch(cells[0]):
             self.tokens.append(cells)
 

@@ -15,7 +15,7 @@ from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.texts import WordError, find_words, join_words
 from hf_mtl.errors import DataError
 from hf_mtl.tasks.labels import LabelError
-from hf_mtl.tasks.spans import span_words
+from hf_mtl.tasks.spans import check_within, span_words
 from hf_mtl.tasks.task import Task, Window
 
 BATCH = 500
@@ -164,6 +164,11 @@ class RowEncoder:
             return result
         for offset, windows, extra in self._tokenize(kept, texts, pairs):
             row = start + offset
+            if all(windows[0].special):
+                # Characters that the tokenizer drops, such as zero-width spaces, give the model nothing to read.
+                self.summary.without_text += 1
+                self._name(self.summary.without_text_rows, row)
+                continue
             labels = {name: columns[column][offset] for name, column in self.label_columns.items()}
             encoded = self._lay_on(row, labels, windows, words[offset])
             if encoded is None:
@@ -196,9 +201,13 @@ class RowEncoder:
                     text, spans = join_words(tokens, config.token_separator)
                 elif tokens is not None and text is not None:
                     spans = find_words(tokens, text)
-                elif text is not None and self.span_columns:
-                    spans = span_words(text, [columns[name][offset] for name in self.span_columns])
-            except WordError as error:
+                own = [columns[name][offset] for name in self.span_columns]
+                if text is not None and own:
+                    check_within(text, own)
+                    spans = span_words(text, own) if spans is None else spans
+                if not tokens and config.tokens_column:
+                    self._check_no_words(columns, offset)
+            except (WordError, LabelError) as error:
                 self._refuse(start + offset, str(error))
                 continue
             second = columns[config.text_pair_column][offset] if config.text_pair_column else None
@@ -210,6 +219,12 @@ class RowEncoder:
                 continue
             texts[offset], pairs[offset], words[offset] = text, second or "", spans
         return texts, pairs, words, list(texts)
+
+    def _check_no_words(self, columns: dict[str, list], offset: int) -> None:
+        for name, column in self.label_columns.items():
+            cell = columns[column][offset]
+            if self.tasks[name].reads_windows and isinstance(cell, list) and cell and column not in self.span_columns:
+                raise LabelError(f"column {column!r}: {len(cell)} tags for 0 words; every word needs one tag")
 
     def _tokenize(
         self, kept: list[int], texts: dict[int, str], pairs: dict[int, str]
@@ -253,7 +268,8 @@ class RowEncoder:
                 read[name] = None if labels[name] is None else self.readers[name](labels[name])
                 encoded[name] = task.encode(read[name], windows, words)
             except LabelError as error:
-                self._refuse(row, str(error) if f"task {name} " in str(error) else f"task {name}: {error}")
+                message = str(error) if f"task {name} " in str(error) else f"task {name}: {error}"
+                self._refuse(row, f"column {self.label_columns[name]!r}: {message}")
                 return None
         told = {name for name in encoded if any(columns["items"] for columns in encoded[name])}
         for name in self.tasks:

@@ -57,6 +57,17 @@ class SourceFile:
         name = self.path.name.lower().removesuffix(".gz")
         return os.path.splitext(name)[1]
 
+    @property
+    def is_named_packed(self) -> bool:
+        """Whether the name says that it is packed with gzip."""
+        return self.path.name.lower().endswith(".gz")
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the first bytes say so."""
+        with self.path.open("rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+
     def digest(self) -> str:
         """sha256 of the bytes."""
         with self.path.open("rb") as file:
@@ -78,7 +89,7 @@ class SourceFile:
             yield text
 
     def _open_bytes(self) -> IO[bytes]:
-        if self.path.name.lower().endswith(".gz"):
+        if self.is_named_packed:
             return cast(IO[bytes], gzip.open(self.path, "rb"))
         return self.path.open("rb")
 

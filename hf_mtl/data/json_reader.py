@@ -37,6 +37,15 @@ def read_json(source: SourceFile, options: ReadOptions, problems: Problems) -> I
             raise DataError(f"{where}: {not_json(error, stream.buffer)}; what follows is not read") from error
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice!r} stands twice in an object")
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 _NOT_OBJECT = '{}, not an object; a row is {{"column": value, …}}'
 
 
@@ -58,7 +67,7 @@ def _object(line: str) -> tuple[dict[str, Any], str | None]:
     if (byte := bad_byte(line)) is not None:
         return {}, not_encoded(byte, "UTF-8", SAVE_AS_UTF8)
     try:
-        values = json.loads(line)
+        values = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         return {}, not_json(error, line)
     if not isinstance(values, dict):
@@ -69,9 +78,9 @@ def _object(line: str) -> tuple[dict[str, Any], str | None]:
 def not_json(error: Exception, text: str) -> str:
     """What is wrong with a piece of JSON, and where it is."""
     if not isinstance(error, json.JSONDecodeError):
-        return f"not readable as JSON: {error}"
+        return f"not readable as JSON: {error}; mend it"
     near = text[max(0, error.pos - 20) : error.pos + 20].strip()
-    return f"not JSON: {error.msg} (character {error.pos + 1}, near {near!r})"
+    return f"not JSON: {error.msg} (character {error.pos + 1}, near {near!r}); mend it, or write the file anew"
 
 
 class _Stream:
@@ -88,7 +97,7 @@ class _Stream:
         self.start_line = 1
         self.raw = ""
         self.ended = False
-        self.decoder = json.JSONDecoder()
+        self.decoder = _DECODER
 
     def peek(self) -> str:
         """The next character that is no blank; "" at the end."""

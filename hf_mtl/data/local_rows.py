@@ -20,6 +20,7 @@ from hf_mtl.errors import DataError
 FORMAT = 1
 """To be raised when the readers give other rows for the same files: what is cached is then read again."""
 BATCH = 2000
+NO_HEADER = "; if the first line is a row, write csv: {header: false, names: [text, label]}"
 
 
 class RowTable:
@@ -61,9 +62,14 @@ class RowTable:
         shown = ", ".join(sources[:5]) + (", …" if len(sources) > 5 else "")
         if self.count and self.absent:
             absent = [column for column in self.columns.names if column in self.absent]
-            self.problems.add(self.columns.missing(self.name, shown, absent, list(self.found)))
+            told = self.columns.missing(self.name, shown, absent, list(self.found))
+            if self.from_csv and len(absent) == len(self.columns.names):
+                told = told.replace("\n", f"{NO_HEADER}\n") + NO_HEADER
+            self.problems.add(told)
         if not self.count and not self.problems.count:
-            self.problems.add(f"{shown} has no rows (split {split} of data set {self.name})")
+            self.problems.add(
+                f"{shown} has no rows (split {split} of data set {self.name}); name a file with rows, or take it out"
+            )
         self.problems.raise_if_any()
 
 
@@ -75,7 +81,9 @@ def read_files(
     Raises:
         DataError: naming the rows that cannot be read.
     """
-    key = _fingerprint(asdict(options), asdict(columns), [(file.suffix, _digest(file)) for file in files])
+    key = _fingerprint(
+        asdict(options), asdict(columns), [(file.suffix, file.is_named_packed, _digest(file)) for file in files]
+    )
     sources = [file.name for file in files]
 
     def write(folder: Path) -> None:

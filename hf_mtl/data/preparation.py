@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.rows import load_rows
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import DataError
-from hf_mtl.tasks.labels import LabelError, label_name, shown
+from hf_mtl.tasks.labels import LabelError, label_key, label_name, shown
 from hf_mtl.tasks.task import Cells, Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
@@ -113,6 +114,11 @@ def _load(
         seed=config.training.seed,
         memory=None if memory is None else memory.get(name),
         wanted=None if wanted is None else sorted(wanted),
+        label_keys={
+            entry.column: partial(label_key, fold=entry.normalise_labels)
+            for entry in entries.values()
+            if not TASK_TYPES[entry.task_type].reads_windows
+        },
     )
 
 

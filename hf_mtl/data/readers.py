@@ -37,14 +37,23 @@ def read_file(source: SourceFile, options: ReadOptions, problems: Problems) -> I
     """The rows of a file; whatever keeps it from being read to its end is put to `problems`."""
     last = 0
     try:
+        if source.is_packed and not source.is_named_packed:
+            raise DataError(f"{source.name}: packed with gzip, and its name does not end in .gz; rename or unpack it")
         for record in READERS[options.format](source, options, problems):
             last = record.row
             yield record
-    except gzip.BadGzipFile:
-        problems.add(f"{source.name}: the name ends in .gz, but the content is not gzip; rename or pack it")
-    except (EOFError, zlib.error):
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        if not source.is_packed:
+            problems.add(f"{source.name}: the name ends in .gz, but the content is not gzip; rename or pack it")
+            return
         behind = f" behind row {last}" if last else ""
-        problems.add(f"{source.name}: the gzip file is cut off or damaged{behind}; fetch or pack it again")
+        told = "cut off" if isinstance(error, EOFError) else "cut off or damaged"
+        problems.add(f"{source.name}: the gzip file is {told}{behind}; fetch or pack it again")
+    except UnicodeError as error:
+        problems.add(
+            f"{source.name}: cannot be read as {options.encoding} ({error}); name the file's encoding, for example "
+            "csv: {encoding: cp1252}"
+        )
     except LookupError as error:
         problems.add(f"{source.name}: csv.encoding: {error}; use for example utf-8, cp1252, gb18030 or utf-16")
     except (OSError, DataError) as error:

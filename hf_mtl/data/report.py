@@ -27,7 +27,7 @@ def print_report(config: RunConfig, prepared: Prepared, console: Console) -> Non
                 console.print(_task_table(name, entry.task_type, splits))
                 for line in _notes(name, splits):
                     _say(console, line)
-    for line in without_validation(config, prepared):
+    for line in remarks(config, prepared):
         _say(console, line)
 
 
@@ -60,8 +60,12 @@ def left_out(dataset: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
                 yield f"{dataset} {split}: {found.count} rows {found.reason} left out: {named}"
 
 
-def without_validation(config: RunConfig, prepared: Prepared) -> Iterator[str]:
-    """A line for each thing that a run does without for want of a validation split."""
+def remarks(config: RunConfig, prepared: Prepared) -> Iterator[str]:
+    """A line for each thing that a run does without, for want of a validation split or of several labels."""
+    for name, task in prepared.tasks.items():
+        labels = task.spec.label_list or []
+        if len(labels) == 1:
+            yield f"{name}: there is one label only, {labels[0]!r}, so that nothing can be learnt"
     measured = prepared.split("validation")
     if not measured:
         yield "no data set has a validation split: the last weights are kept, not the best"

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.choice import choose_rows
+from hf_mtl.data.choice import LabelKeys, choose_rows
 from hf_mtl.data.columns import Columns
 from hf_mtl.data.files import SourceFile, source_files
 from hf_mtl.data.library_rows import keep_columns, load_hub, load_parquet
@@ -35,6 +35,7 @@ def load_rows(
     memory: Any = None,
     wanted: Sequence[str] | None = None,
     required: Sequence[str] = ("train",),
+    label_keys: LabelKeys | None = None,
 ) -> dict[str, RowSplit]:
     """The splits of a data set under their names train, validation and test, those that there are.
 
@@ -50,6 +51,7 @@ def load_rows(
             columns as a dict of lists, or a list of rows.
         wanted: the splits to give back; all by default.
         required: splits that must be there, as far as they are wanted.
+        label_keys: of columns whose cells are not told apart by all that they hold.
 
     Raises:
         DataError: with what is wrong and where.
@@ -62,7 +64,9 @@ def load_rows(
     if missing:
         raise DataError(_no_split(name, missing[0], missing[0], list(source)))
     shares = {role: share for role, share in roles.items() if not isinstance(share, str)}
-    uncut = [role for role in names if isinstance(roles.get(role), str)]
+    # What leaves train as a leak stands in the other splits.
+    read = ROLES if config.drop_leaks and "train" in names else names
+    uncut = [role for role in read if isinstance(roles.get(role), str)]
     if any(role in shares for role in names) and "train" not in uncut:
         uncut.insert(0, "train")
     found: dict[str, RowSplit] = {}
@@ -76,7 +80,9 @@ def load_rows(
         raise DataError("\n".join(dict.fromkeys(errors)))
     if shares and "train" in found:
         found |= _cut(name, found["train"], shares, seed, columns, config)
-    return choose_rows(name, {role: found[role] for role in names if role in found}, config, columns.labels)
+    labels = {column: (label_keys or {}).get(column, lambda cell: cell) for column in columns.labels}
+    chosen = choose_rows(name, {role: found[role] for role in ROLES if role in found}, config, labels)
+    return {role: chosen[role] for role in names if role in chosen}
 
 
 Source = dict[str, Callable[[], RowSplit]]

@@ -1,9 +1,14 @@
 """The tokenizer of a run, set so that training, the pipelines and the exported checkpoints encode a text alike."""
 
+import json
+
+from tokenizers.models import Unigram
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_mtl.errors import UserError
 
+AVOIDED = -1000.0
+"""The score (log-probability) of a piece that is chosen only where nothing else fits."""
 UNKNOWN_LIMIT = 1_000_000
 """transformers gives a far larger `model_max_length` where a tokenizer does not know its own."""
 
@@ -11,7 +16,8 @@ UNKNOWN_LIMIT = 1_000_000
 def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
     """The encoder's own tokenizer with `model_max_length` set to `max_length`.
 
-    Special tokens that stand in a text ("[SEP]") stay text: `split_special_tokens` is on.
+    Special tokens that stand in a text ("[SEP]") stay text: `split_special_tokens` is on, and a Unigram model that has
+    them among its pieces (XLM-R's "<s>") chooses any others before them.
 
     Raises:
         UserError: if it cannot be loaded or read sequences of that length.
@@ -31,6 +37,7 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
     if max_length > limit and limit < UNKNOWN_LIMIT:
         raise UserError(f"max_length: {max_length} is more than {source} can read; set it to {limit} or less")
     tokenizer.model_max_length = max_length
+    _avoid_special_pieces(tokenizer)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -38,6 +45,16 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _avoid_special_pieces(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Scores are saved with the tokenizer: the stock pipelines read a text as training did."""
+    if not tokenizer.is_fast or not isinstance(tokenizer.backend_tokenizer.model, Unigram):
+        return
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    special = set(tokenizer.all_special_ids) - {model["unk_id"]}
+    vocab = [(piece, AVOIDED if number in special else score) for number, (piece, score) in enumerate(model["vocab"])]
+    tokenizer.backend_tokenizer.model = Unigram(vocab, model["unk_id"], model.get("byte_fallback", False))
 
 
 def clear_call_state(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -82,8 +82,11 @@ class TextFile:
             if count == 1 and (absent := [name for name in self.columns.texts if name not in record.values]):
                 raise DataError(self._absent(absent[0], record))
             try:
-                if None in self.columns.read(record.values):
-                    problems.add(f"{place(self.path, record.row, record.line)}: there is no text")
+                text, *pair = self.columns.read(record.values)
+                if text is None or not all((other or "").strip() for other in pair):
+                    # A pair without its second text is no pair: the encoder would read it as a single text.
+                    what = "no text" if text is None else "no second text"
+                    problems.add(f"{place(self.path, record.row, record.line)}: there is {what}; give one")
             except CellError as error:
                 problems.add(f"{place(self.path, record.row, record.line)}: {error}")
         problems.raise_if_any()

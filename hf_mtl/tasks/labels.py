@@ -8,6 +8,10 @@ from typing import Any, TypeVar
 Label = TypeVar("Label")
 
 
+FOLD = "set normalise_labels: true to take each for the most frequent spelling, "
+SPELLED = "labels in another spelling, taken for the one in the list"
+
+
 class LabelError(ValueError):
     """A label that the task cannot read; the message is put behind the row's name."""
 
@@ -67,14 +71,15 @@ def is_integer(name: str) -> bool:
     return name.removeprefix("-").isdecimal()
 
 
-def found_labels(cells: Iterable[Any], *, normalise: bool = False) -> list[str]:
+def found_labels(cells: Iterable[Any], *, normalise: bool | None = None) -> list[str]:
     """The sorted labels of `cells`; integers (also those of a csv, which are text) in the order of numbers.
 
     A cell that can be no label is passed over, for it is refused where its row is known.
 
     Args:
         cells: of a column.
-        normalise: whether of spellings that differ by case or blanks alone the most frequent one stands for all.
+        normalise: whether of spellings that differ by case or blanks alone the most frequent one stands for all; None
+            where there is no such choice.
 
     Raises:
         LabelError: if there is none, if the labels are of several kinds (1 and "1" would be two labels or one), or if
@@ -91,9 +96,10 @@ def found_labels(cells: Iterable[Any], *, normalise: bool = False) -> list[str]:
             refused = refused or error
     if len(examples) > 1:
         kinds = ", ".join(f"{name} ({shown(cell)})" for name, cell in examples.items())
-        raise LabelError(f"labels of several kinds: {kinds}; write them all in one kind, or give label_list")
+        scores = ", or write problem_type: regression for scores" if refused is not None else ""
+        raise LabelError(f"labels of several kinds: {kinds}; write them all in one kind, or give label_list{scores}")
     if not names:
-        raise refused or LabelError("no row of train has a label")
+        raise refused or LabelError("no row of train has a label; name the column of the labels, or fill it")
     labels = _one_spelling(names, normalise)
     return sorted(labels, key=int) if all(map(is_integer, labels)) else sorted(labels)
 
@@ -103,7 +109,19 @@ def folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _one_spelling(names: Counter[str], normalise: bool) -> list[str]:
+def label_key(cell: Any, *, fold: bool) -> Any:
+    """What of a cell for whole texts tells it from one with other labels: several labels have no order.
+
+    Args:
+        cell: a label, or a list of labels.
+        fold: whether spellings of a label are one.
+    """
+    if isinstance(cell, list):
+        return sorted({str(label_key(one, fold=fold)) for one in cell})
+    return folded(cell) if fold and isinstance(cell, str) else cell
+
+
+def _one_spelling(names: Counter[str], normalise: bool | None) -> list[str]:
     """The most frequent spelling of each label, the first in order among equals."""
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -113,7 +131,7 @@ def _one_spelling(names: Counter[str], normalise: bool) -> list[str]:
         told = "; ".join(", ".join(f"{name!r} ({names[name]})" for name in spellings) for spellings in several[:10])
         raise LabelError(
             f"labels that differ by case or blanks alone: {told}{'; …' if len(several) > 10 else ''}; mend the rows, "
-            "set normalise_labels: true to take each for the most frequent spelling, or list them all in label_list"
+            f"{FOLD if normalise is not None else ''}or list them all in label_list"
         )
     return [max(spellings, key=lambda name: names[name]) for spellings in alike.values()]
 
@@ -136,13 +154,16 @@ class LabelIndex:
         label_list: the labels.
         task: the task's name.
         normalise: whether another spelling (case, blanks) stands for the label.
+        notes: counts such spellings.
 
     Raises:
         LabelError: if spellings of one label stand in the list; on look-up, if the label is not in the list.
     """
 
-    def __init__(self, label_list: Sequence[str], task: str, *, normalise: bool = False) -> None:
-        self.task, self.normalise = task, normalise
+    def __init__(
+        self, label_list: Sequence[str], task: str, *, normalise: bool = False, notes: Counter[str] | None = None
+    ) -> None:
+        self.task, self.normalise, self.notes = task, normalise, Counter() if notes is None else notes
         self.places = {name: place for place, name in enumerate(label_list)}
         self.named = not any(map(is_integer, label_list))
         self.spellings = {folded(name): place for name, place in self.places.items()}
@@ -162,6 +183,7 @@ class LabelIndex:
             return int(name)
         alike = self.spellings.get(folded(name))
         if alike is not None and self.normalise:
+            self.notes[SPELLED] += 1
             return alike
         known = list(self.places)
         some = ", ".join(known[:7]) + (", …" if len(known) > 7 else "")

@@ -58,6 +58,19 @@ def _span(one: Any) -> Span:
     return Span(start, end, name)
 
 
+def check_within(text: str, cells: Iterable[Any]) -> None:
+    """Holds spans against the text; what cannot be read is refused where its label is.
+
+    Raises:
+        LabelError: for a span that ends behind the text.
+    """
+    for cell in cells:
+        for one in cell if isinstance(cell, list) else ():
+            end = one.get("end") if isinstance(one, dict) else None
+            if isinstance(end, int) and end > len(text):
+                raise LabelError(f"span {shown(one)} goes behind the end of the text, which has {len(text)} characters")
+
+
 def span_words(text: str, cells: Iterable[Any]) -> list[tuple[int, int]]:
     """The words of a text without words of its own: (start, end), cut where a span begins or ends within one.
 

@@ -95,7 +95,7 @@ class TextClassification(Task):
     ) -> Callable[[Any], Any]:
         if self.spec.problem_type == REGRESSION:
             return read_number
-        place = LabelIndex(self.spec.label_list or [], self.name, normalise=config.normalise_labels)
+        place = LabelIndex(self.spec.label_list or [], self.name, normalise=config.normalise_labels, notes=notes)
 
         def read(cell: Any) -> int:
             # A ClassLabel's integers are places among the data set's own names, whatever order label_list has.

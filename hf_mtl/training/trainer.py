@@ -16,7 +16,7 @@ from hf_mtl.batching.collator import Collator
 from hf_mtl.config import load_config
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.preparation import Prepared, prepare
-from hf_mtl.data.report import left_out, without_validation
+from hf_mtl.data.report import left_out, remarks
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
@@ -126,7 +126,7 @@ class MultiTaskTrainer:
         for dataset, splits in prepared.sequences.items():
             for line in left_out(dataset, splits):
                 say(line)
-        for line in without_validation(config, prepared):
+        for line in remarks(config, prepared):
             say(line)
         tasks = list(prepared.tasks.values())
         if why := start.why_all_shared(tasks):
