@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from hf_mtl.config import load_config
 from hf_mtl.errors import ConfigError, FinishedError, StoppedError, UserError
+from hf_mtl.run_file import UnreadableFileError, parse_yaml
 
 app = typer.Typer(
     name="hf-mtl",
@@ -145,6 +146,9 @@ def predict(
     tasks: Annotated[str | None, typer.Option(metavar="A,B", help="The tasks to answer; all by default.")] = None,
     text_column: Annotated[str, typer.Option(help="The column of the text in --input.")] = "text",
     text_pair_column: Annotated[str | None, typer.Option(help="The column of the second text, for pairs.")] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="KEYS", help="How a csv --input is written: '{sep: \";\", encoding: cp1252}'.")
+    ] = None,
     aggregation_strategy: Annotated[
         str, typer.Option(help="How pieces become entities: none, simple, first, average, max.")
     ] = "simple",
@@ -176,6 +180,7 @@ def predict(
             output,
             text_column=text_column,
             text_pair_column=text_pair_column,
+            csv=None if csv is None else _keys(csv, "--csv"),
             batch_size=batch_size,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
             **options,
@@ -259,6 +264,17 @@ def _stopped_at_once(output_dir: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"stopped at once; --resume goes on from the newest checkpoint in {output_dir}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _keys(text: str, option: str) -> dict[str, Any]:
+    """A mapping in YAML, as the run file has it."""
+    try:
+        value, problems = parse_yaml(text)
+    except UnreadableFileError as error:
+        raise UserError(f"{option}: {error}") from None
+    if problems or not isinstance(value, dict):
+        raise UserError(f"{option}: {text!r} is no mapping; write it as in a run file, {{encoding: cp1252}}")
+    return value
 
 
 def _progress(console: Console) -> Callable[[str], None]:

@@ -199,3 +199,20 @@ def test_a_task_called_text_cannot_stand_beside_the_text(tmp_path):
     )
     with pytest.raises(UserError, match="task is called text"):
         predict_texts(pipe, ["a"])
+
+
+def test_a_csv_is_read_as_it_is_said_to_be_written(pipe, tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_bytes("Café;1\nOlé;2\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"encoding: cp1252"):
+        predict_file(pipe, path, tmp_path / "out.jsonl")
+    csv = {"sep": ";", "encoding": "cp1252", "header": False, "names": ["text", "id"]}
+    assert predict_file(pipe, path, tmp_path / "out.jsonl", csv=csv) == 2
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["text"], row["id"]) for row in rows] == [("Café", "1"), ("Olé", "2")]
+    with pytest.raises(UserError, match="csv: encoding: "):
+        predict_file(pipe, path, tmp_path / "no.jsonl", csv={"encoding": "klingon"})
+    other = tmp_path / "in.jsonl"
+    other.write_text('{"text": "a"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="csv is for .csv and .tsv files"):
+        predict_file(pipe, other, csv=csv)

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from hf_mtl.config_keys import CsvConfig
+from hf_mtl.config_section import written_out
 from hf_mtl.data.columns import CellError, Columns
 from hf_mtl.data.files import SourceFile
 from hf_mtl.data.readers import read_file
@@ -37,17 +39,21 @@ class TextFile:
         path: the file.
         text_column: the column of the text; that of a `.txt` is `text`.
         text_pair_column: that of the second text, where rows are pairs.
+        csv: how a csv is written, as in a run file: sep, encoding, header, names.
     """
 
     path: str
     text_column: str = "text"
     text_pair_column: str | None = None
+    csv: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not Path(self.path).is_file():
             raise UserError(f"there is no file {self.path}")
         if self.source.suffix not in FORMATS:
             raise UserError(f"{self.path}: its name must end in one of {', '.join(FORMATS)} (or these and .gz)")
+        if self.csv and FORMATS[self.source.suffix] != "csv":
+            raise UserError(f"{self.path}: csv is for .csv and .tsv files; leave it out")
 
     @property
     def source(self) -> SourceFile:
@@ -97,7 +103,9 @@ class TextFile:
         return (record.values for record in self._records(Problems()))
 
     def _records(self, problems: Problems) -> Iterator[Record]:
-        return read_file(self.source, ReadOptions(FORMATS[self.source.suffix]), problems)
+        form = FORMATS[self.source.suffix]
+        options = written_out(CsvConfig, self.csv or {}, "csv") if form == "csv" else {}
+        return read_file(self.source, ReadOptions(form, **options), problems)
 
     def _absent(self, column: str, record: Record) -> str:
         near = get_close_matches(column, list(record.values), n=1, cutoff=0.5)
@@ -113,6 +121,7 @@ def predict_file(
     *,
     text_column: str = "text",
     text_pair_column: str | None = None,
+    csv: Mapping[str, Any] | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
     **options: Any,
@@ -127,6 +136,7 @@ def predict_file(
         output: the file to write: beside first, and renamed into place when it is complete. None: standard output.
         text_column: the column of the text.
         text_pair_column: the column of the second text, for tasks trained on pairs.
+        csv: how a csv is written, as in a run file: sep, encoding, header, names.
         batch_size: sequences per pass of the encoder.
         progress: is told how many rows are answered, and of how many.
         options: those of the pipeline's call.
@@ -137,7 +147,7 @@ def predict_file(
     Raises:
         UserError: naming the rows that cannot be read, before any is answered; or if the output cannot be written.
     """
-    file = TextFile(os.fspath(source), text_column, text_pair_column)
+    file = TextFile(os.fspath(source), text_column, text_pair_column, csv)
     if output is not None and Path(output).exists() and Path(output).samefile(file.path):
         raise UserError(f"output {output} is the input; name another file")
     total = file.check(call.name for call in pipe.resolve(options).tasks)
