@@ -127,8 +127,8 @@ def test_all_rows_that_cannot_be_read_are_named_at_once(tmp_path):
     with pytest.raises(DataError) as refused:
         prepared(tmp_path, rows, {"tokens_column": "tokens"}, {"names": entry})
     message = str(refused.value)
-    assert "row 1: task names: 2 tags for 1 words" in message
-    assert "row 3: task names: tag 'S-x' is not one of BIO" in message
+    assert "row 1: column 'tags': task names: 2 tags for 1 words" in message
+    assert "row 3: column 'tags': task names: tag 'S-x' is not one of BIO" in message
 
 
 def test_a_split_without_a_usable_row_is_refused(tmp_path):

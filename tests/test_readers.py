@@ -92,8 +92,10 @@ class TestJson:
     def test_malformed_lines_are_all_named(self, tmp_path):
         message = refusal(written(tmp_path, "a.jsonl", '{"a": 1}\n{"a": "cut\n{"a": 2},\n{"a": 3}\n[1]\n'))
         assert message.splitlines() == [
-            'a.jsonl row 2 (line 2): not JSON: Unterminated string starting at (character 7, near \'{"a": "cut\')',
-            "a.jsonl row 3 (line 3): not JSON: Extra data (character 9, near '{\"a\": 2},')",
+            'a.jsonl row 2 (line 2): not JSON: Unterminated string starting at (character 7, near \'{"a": "cut\'); '
+            "mend it, or write the file anew",
+            "a.jsonl row 3 (line 3): not JSON: Extra data (character 9, near '{\"a\": 2},'); "
+            "mend it, or write the file anew",
             'a.jsonl row 5 (line 5): a list, not an object; a row is {"column": value, …}',
         ]
 
@@ -244,8 +246,8 @@ class TestConll:
     def test_lines_with_another_number_of_columns_are_refused(self, tmp_path):
         lines = refusal(written(tmp_path, "a.conll", "a O\nlonely\n\nx\tO\textra\tcells\ny O\n"), "conll").splitlines()
         assert lines == [
-            "a.conll row 1 (line 2): 1 column where the file has 2: 'lonely'",
-            "a.conll row 2 (line 4): 4 columns where the file has 2: 'x\\tO\\textra\\tcells'",
+            "a.conll row 1 (line 2): 1 column where the file has 2: 'lonely'; mend the line",
+            "a.conll row 2 (line 4): 4 columns where the file has 2: 'x\\tO\\textra\\tcells'; mend the line",
         ]
 
     def test_conll_u_is_known_by_its_columns(self, tmp_path):

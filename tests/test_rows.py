@@ -119,7 +119,7 @@ class TestPlaces:
         (tmp_path / "b.jsonl").write_text("\n\n", encoding="utf-8")
         lines = refusal(tmp_path, data_files={"train": "a.jsonl", "validation": "b.jsonl"}).splitlines()
         assert lines[0].startswith("a.jsonl row 1: column 'text'")
-        assert lines[1] == "b.jsonl has no rows (split validation of data set reviews)"
+        assert lines[1].startswith("b.jsonl has no rows (split validation of data set reviews); ")
 
     def test_errors_of_all_files_and_rows_are_counted(self, tmp_path):
         write_lines(tmp_path, "a.jsonl", [{"text": 1, "label": 1}] * 15)

@@ -158,7 +158,7 @@ def test_wrong_rows_leave_no_output_folder(tmp_path):
     run = tiny_run(tmp_path)
     with (tmp_path / "validation.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"tokens": ["a"], "tags": ["B-place"], "topic": "sport"}) + "\n")
-    with pytest.raises(UserError, match=r"validation.jsonl row 21: label 'sport' of task topic is not in label_list"):
+    with pytest.raises(UserError, match=r"validation.jsonl row 21: column 'topic': label 'sport' of task topic is"):
         MultiTaskTrainer.from_config(run, console=QUIET)
     assert not (tmp_path / "out").exists()
 

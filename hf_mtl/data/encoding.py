@@ -201,10 +201,10 @@ class RowEncoder:
                     text, spans = join_words(tokens, config.token_separator)
                 elif tokens is not None and text is not None:
                     spans = find_words(tokens, text)
-                own = [columns[name][offset] for name in self.span_columns]
+                own = {name: columns[name][offset] for name in self.span_columns}
                 if text is not None and own:
                     check_within(text, own)
-                    spans = span_words(text, own) if spans is None else spans
+                    spans = span_words(text, own.values()) if spans is None else spans
                 if not tokens and config.tokens_column:
                     self._check_no_words(columns, offset)
             except (WordError, LabelError) as error:

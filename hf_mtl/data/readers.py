@@ -42,13 +42,12 @@ def read_file(source: SourceFile, options: ReadOptions, problems: Problems) -> I
         for record in READERS[options.format](source, options, problems):
             last = record.row
             yield record
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         if not source.is_packed:
             problems.add(f"{source.name}: the name ends in .gz, but the content is not gzip; rename or pack it")
             return
         behind = f" behind row {last}" if last else ""
-        told = "cut off" if isinstance(error, EOFError) else "cut off or damaged"
-        problems.add(f"{source.name}: the gzip file is {told}{behind}; fetch or pack it again")
+        problems.add(f"{source.name}: the gzip file is cut off or damaged{behind}; fetch or pack it again")
     except UnicodeError as error:
         problems.add(
             f"{source.name}: cannot be read as {options.encoding} ({error}); name the file's encoding, for example "

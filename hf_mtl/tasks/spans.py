@@ -1,7 +1,7 @@
 """Labelled spans of characters, as labelling tools export them: [{"start": 0, "end": 6, "label": "place"}]."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,17 +58,20 @@ def _span(one: Any) -> Span:
     return Span(start, end, name)
 
 
-def check_within(text: str, cells: Iterable[Any]) -> None:
-    """Holds spans against the text; what cannot be read is refused where its label is.
+def check_within(text: str, cells: Mapping[str, Any]) -> None:
+    """Holds the spans of a row, by column, against its text; what cannot be read is refused where its label is.
 
     Raises:
         LabelError: for a span that ends behind the text.
     """
-    for cell in cells:
+    for column, cell in cells.items():
         for one in cell if isinstance(cell, list) else ():
             end = one.get("end") if isinstance(one, dict) else None
             if isinstance(end, int) and end > len(text):
-                raise LabelError(f"span {shown(one)} goes behind the end of the text, which has {len(text)} characters")
+                raise LabelError(
+                    f"column {column!r}: span {shown(one)} goes behind the end of the text, which has {len(text)} "
+                    "characters; mend the span"
+                )
 
 
 def span_words(text: str, cells: Iterable[Any]) -> list[tuple[int, int]]:
