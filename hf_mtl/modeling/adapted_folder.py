@@ -26,7 +26,8 @@ from hf_mtl.modeling.heads import new_head
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.loading import drop_pooler
 from hf_mtl.modeling.private_layers import new_private
-from hf_mtl.modeling.scopes import lane_groups, unite_trunk
+from hf_mtl.modeling.regrouping import unite_trunk
+from hf_mtl.modeling.scopes import lane_groups
 from hf_mtl.tasks.task import Task
 
 ADAPTERS, HEADS, ENCODER = "adapters", "heads.safetensors", "model.safetensors"

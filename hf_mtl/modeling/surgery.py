@@ -19,7 +19,8 @@ from hf_mtl.modeling.loading import drop_pooler, load_head
 from hf_mtl.modeling.merging import merged_weights
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.private_layers import new_private
-from hf_mtl.modeling.scopes import lane_groups, lanes_of, put_adapter, regrouped
+from hf_mtl.modeling.regrouping import regrouped
+from hf_mtl.modeling.scopes import lane_groups, lanes_of, put_adapter
 from hf_mtl.tasks.task import Task
 
 

@@ -36,12 +36,33 @@ class Checkpoint:
         return self.path / f"{name}.safetensors"
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors saved under a name; none if nothing was."""
-        return load_file(self.file(name)) if self.file(name).exists() else {}
+        """The tensors saved under a name; none if nothing was.
+
+        Raises:
+            UserError: if the file is not whole, or no file of safetensors.
+        """
+        try:
+            return load_file(self.file(name)) if self.file(name).exists() else {}
+        except (OSError, SafetensorError) as error:
+            raise self._unreadable(self.file(name).name, error) from error
 
     @property
     def state(self) -> dict[str, Any]:
-        return json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        """Everything else.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        try:
+            return json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._unreadable("state.json", error) from error
+
+    def _unreadable(self, file: str, error: Exception) -> UserError:
+        told = " ".join(str(error).split())
+        return UserError(
+            f"checkpoint {self.path}: {file} cannot be read ({told}); remove it to go on from the one before"
+        )
 
 
 class Checkpoints:
