@@ -3,6 +3,7 @@
     python scripts/benchmark.py train   --data DIR     # training against a bare loop, and the share of padding
     python scripts/benchmark.py predict --data DIR     # all tasks in one pass against stock pipelines one after another
     python scripts/benchmark.py start                  # time before the first step on 1,000,000 cached rows
+    python scripts/benchmark.py read                   # the row readers beside datasets.load_dataset on 200 MB
     python scripts/benchmark.py cost    --data DIR     # plan, counts, log and checkpoints as a share of training
     python scripts/benchmark.py memory                 # resident memory over 10,000 steps of a tiny model
     python scripts/benchmark.py lora    --data DIR     # speed, trained weights and peak memory of LoRA's scopes
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts.benchmark_cost import cost  # noqa: E402
 from scripts.benchmark_lora import lora  # noqa: E402
 from scripts.benchmark_memory import memory  # noqa: E402
+from scripts.benchmark_read import read  # noqa: E402
 from scripts.benchmark_runs import ENCODER, SETS, THREE  # noqa: E402
 from scripts.benchmark_scores import MODELS, model_names, scores  # noqa: E402
 from scripts.benchmark_sharing import sharing  # noqa: E402
@@ -33,13 +35,14 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "start": start,
+    "read": read,
     "cost": cost,
     "memory": memory,
     "lora": lora,
     "sharing": sharing,
     "scores": scores,
 }
-WITHOUT_DATA = ("start", "memory")
+WITHOUT_DATA = ("start", "memory", "read")
 STEPS = {"memory": 10_000}
 ROWS = {"lora": 500, "sharing": 500}
 
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="steps of a turn (default: 20); with memory, of the run (10,000)")
     parser.add_argument("--turns", type=int, default=6, help="turns of each side (default: %(default)s)")
+    parser.add_argument("--megabytes", type=int, default=200, help="of a file to read (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=600, help="texts to predict (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="of a model in scores (default: %(default)s)")
