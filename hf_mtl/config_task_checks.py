@@ -34,6 +34,8 @@ ONLY_FOR = {
 
 def _kinds(task: TaskConfig) -> tuple[str, ...]:
     """What the task may turn out to be, as far as the run file tells."""
+    if task.task_type == "token-classification" and task.spans_column is not None:
+        return (SPANS,)
     if task.task_type == "token-classification":
         if task.tag_scheme in (None, UNREAD):
             return (SPANS, TAGS)

@@ -141,3 +141,23 @@ def test_words_and_pairs_have_texts_too(tmp_path):
         "d train: 2 rows whose text has other labels elsewhere (drop_conflicts) left out: 1, 3"
     ]
     assert read(tmp_path, pairs, text_pair_column="other", min_characters=2)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "one", "other"),
+    [
+        ({"label_separator": ";"}, "x; y", "y;x"),
+        ({"problem_type": "multi_label_classification"}, ["x", "y"], ["y", "x"]),
+        ({"problem_type": "regression"}, 1, 1.0),
+        ({"normalise_labels": True}, "Good", "good "),
+        (
+            {"task_type": "token-classification", "label_column": None, "spans_column": "topic"},
+            [{"start": 0, "end": 1, "label": "x", "id": 7}, {"start": 2, "end": 3, "label": "y"}],
+            [{"start": 2, "end": 3, "label": "y"}, {"label": "x", "start": 0, "end": 1, "id": 9}],
+        ),
+    ],
+)
+def test_labels_that_say_the_same_are_no_conflict(tmp_path, keys, one, other):
+    rows = [row("a b", one), row("a b", other)]
+    assert read(tmp_path, rows, {"topic": TOPIC | keys}, drop_conflicts=True)[0] == ["a b", "a b"]
+    assert read(tmp_path, rows, {"topic": TOPIC | keys}, drop_duplicates=True)[0] == ["a b"]

@@ -48,3 +48,9 @@ def test_a_listed_label_stands_for_its_spellings():
         LabelIndex(["Good", "bad"], "topic")("good")
     with pytest.raises(LabelError, match="'Good' in two spellings"):
         LabelIndex(["Good", "good"], "topic", normalise=True)
+
+
+def test_two_spellings_in_a_list_are_refused_where_the_column_is_known(tmp_path):
+    task = TOPIC | {"normalise_labels": True, "label_list": ["Sport", "sport"]}
+    with pytest.raises(DataError, match="column topic, task topic: label_list has 'Sport' in two spellings"):
+        prepared(tmp_path, rows_of(["Sport"]), {"text_column": "text"}, {"topic": task})

@@ -126,3 +126,35 @@ def test_a_label_that_is_not_listed_is_refused_and_types_may_be_listed(tmp_path)
     assert listed.tasks["names"].spec.label_list == ["O", "B-place", "I-place", "B-name", "I-name"]
     with pytest.raises(DataError, match=r"row 1: column 'spans': label 'name' of task names is not in"):
         prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS | {"label_list": ["place"]}})
+
+
+def test_marks_stay_with_their_letters():
+    assert words_of("दिल्ली") == ["दिल्ली"]
+    assert words_of("Zu\u0308rich!") == ["Zu\u0308rich", "!"]
+
+
+def test_one_answer_for_the_words_of_a_piece_is_one_entity(tmp_path):
+    rows = [{"text": "我在北京", "spans": [span(2, 4)]}]
+    found = prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS})
+    task = found.tasks["names"]
+    # As a tokenizer has it that knows 北京 as one piece.
+    sequence = {"words": [0, 1, 2, 3], "pieces": [1, 2, 3, 3], "tags": [0, 0, 1, 2]}
+    answer = task.join([(sequence, ([0, 0, 0, 1, 0], [1.0] * 5))])
+    assert answer.prediction == answer.reference == ["O", "O", "B-place", "I-place"]
+
+
+def test_labels_may_look_like_tags_and_places_stand_for_listed_ones(tmp_path):
+    rows = [{"text": "Play it", "spans": [span(0, 4, "E-mail"), span(5, 7, "U-Bahn")]}]
+    found = prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS})
+    assert found.tasks["names"].spec.label_list == ["O", "B-E-mail", "I-E-mail", "B-U-Bahn", "I-U-Bahn"]
+    assert sequences_of(found)[0]["names.tags"] == [1, 3]
+    rows = [{"text": "Play it", "spans": [span(0, 4, 1), span(5, 7, "0")]}]
+    listed = prepared(tmp_path, rows, {"text_column": "text"}, {"names": SPANS | {"label_list": ["place", "name"]}})
+    assert sequences_of(listed)[0]["names.tags"] == [3, 1]
+
+
+def test_the_weight_of_a_type_holds_for_both_its_tags(tmp_path):
+    rows = [{"text": "Play", "spans": [span(0, 4, "name")]}]
+    task = SPANS | {"class_weight": {"name": 3.0}}
+    found = prepared(tmp_path, rows, {"text_column": "text"}, {"names": task})
+    assert found.tasks["names"].class_weight.tolist() == [1.0, 3.0, 3.0]

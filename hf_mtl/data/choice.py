@@ -97,7 +97,12 @@ def _labels(split: RowSplit, columns: LabelKeys) -> Iterator[tuple[str | None, .
         batch = split.batch(start, start + BATCH, list(columns))
         for cells in zip(*(batch[column] for column in columns), strict=True):
             keys = zip(cells, columns.values(), strict=True)
-            yield tuple(None if cell is None else json.dumps(key(cell), sort_keys=True) for cell, key in keys)
+            yield tuple(None if cell is None else _json(key(cell)) for cell, key in keys)
+
+
+def _json(key: Any) -> str:
+    # What JSON does not have is refused where its row is read.
+    return json.dumps(key, sort_keys=True, default=str)
 
 
 def _conflicts(keys: Iterator[bytes | None], labels: Iterator[tuple[str | None, ...]]) -> list[int]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig
 from hf_mtl.data.cache import cached_folder
+from hf_mtl.data.choice import LabelKeys
 from hf_mtl.data.encoding import RowEncoder, Sequences, Summary
 from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.rows import load_rows
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import DataError
-from hf_mtl.tasks.labels import LabelError, label_key, label_name, shown
+from hf_mtl.tasks.labels import LabelError, label_name, shown
 from hf_mtl.tasks.task import Cells, Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
@@ -105,7 +106,11 @@ def _load(
     memory: Mapping[str, Any] | None,
     wanted: Collection[str] | None,
 ) -> dict[str, RowSplit]:
-    columns = list(dict.fromkeys(entry.column for entry in entries.values()))
+    dataset = config.datasets[name]
+    cut = dataset.splits is not None and any(not isinstance(source, str) for source in dataset.splits.values())
+    # A share is cut by the labels of all tasks of the run, also where only some of them are measured.
+    readers = [entry for entry in config.tasks.values() if entry.dataset == name] if cut else list(entries.values())
+    columns = list(dict.fromkeys(entry.column for entry in readers))
     return load_rows(
         name,
         config.datasets[name],
@@ -114,12 +119,20 @@ def _load(
         seed=config.training.seed,
         memory=None if memory is None else memory.get(name),
         wanted=None if wanted is None else sorted(wanted),
-        label_keys={
-            entry.column: partial(label_key, fold=entry.normalise_labels)
-            for entry in entries.values()
-            if not TASK_TYPES[entry.task_type].reads_windows
-        },
+        label_keys=_label_keys(entries),
     )
+
+
+def _label_keys(entries: Mapping[str, TaskConfig]) -> LabelKeys:
+    """What tells the cells of a column apart: all that its tasks make of them."""
+    own: dict[str, list[Callable[[Any], Any]]] = {}
+    for entry in entries.values():
+        own.setdefault(entry.column, []).append(partial(TASK_TYPES[entry.task_type].cell_key, entry))
+    return {column: partial(_together, keys) for column, keys in own.items()}
+
+
+def _together(keys: Sequence[Callable[[Any], Any]], cell: Any) -> list[Any]:
+    return [key(cell) for key in keys]
 
 
 def _tasks(
@@ -263,12 +276,13 @@ def _encoder(
 ) -> RowEncoder:
     notes: dict[str, Counter[str]] = {name: Counter() for name in tasks}
     columns = {name: entry.column for name, entry in entries.items()}
-    readers = {
-        name: task.reader(
-            entries[name], label_cells(split, columns[name]), split.class_names(columns[name]), notes[name]
-        )
-        for name, task in tasks.items()
-    }
+    readers = {}
+    for name, task in tasks.items():
+        cells, names = label_cells(split, columns[name]), split.class_names(columns[name])
+        try:
+            readers[name] = task.reader(entries[name], cells, names, notes[name])
+        except LabelError as error:
+            raise DataError(f"column {columns[name]}, task {name}: {error}") from error
     spans = [entry.spans_column for entry in entries.values() if entry.spans_column]
     return RowEncoder(split, config, tasks, columns, spans, readers, notes, tokenizer, max_length)
 

@@ -109,18 +109,6 @@ def folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def label_key(cell: Any, *, fold: bool) -> Any:
-    """What of a cell for whole texts tells it from one with other labels: several labels have no order.
-
-    Args:
-        cell: a label, or a list of labels.
-        fold: whether spellings of a label are one.
-    """
-    if isinstance(cell, list):
-        return sorted({str(label_key(one, fold=fold)) for one in cell})
-    return folded(cell) if fold and isinstance(cell, str) else cell
-
-
 def _one_spelling(names: Counter[str], normalise: bool | None) -> list[str]:
     """The most frequent spelling of each label, the first in order among equals."""
     alike: dict[str, list[str]] = {}
@@ -153,7 +141,7 @@ class LabelIndex:
     Args:
         label_list: the labels.
         task: the task's name.
-        normalise: whether another spelling (case, blanks) stands for the label.
+        normalise: whether another spelling (case, blanks) stands for the label; None where there is no such choice.
         notes: counts such spellings.
 
     Raises:
@@ -161,7 +149,12 @@ class LabelIndex:
     """
 
     def __init__(
-        self, label_list: Sequence[str], task: str, *, normalise: bool = False, notes: Counter[str] | None = None
+        self,
+        label_list: Sequence[str],
+        task: str,
+        *,
+        normalise: bool | None = False,
+        notes: Counter[str] | None = None,
     ) -> None:
         self.task, self.normalise, self.notes = task, normalise, Counter() if notes is None else notes
         self.places = {name: place for place, name in enumerate(label_list)}
@@ -187,7 +180,8 @@ class LabelIndex:
             return alike
         known = list(self.places)
         some = ", ".join(known[:7]) + (", …" if len(known) > 7 else "")
-        hint = "" if alike is None else f", or set normalise_labels: true to take it for {known[alike]!r}"
+        foldable = alike is not None and self.normalise is not None
+        hint = f", or set normalise_labels: true to take it for {known[alike or 0]!r}" if foldable else ""
         raise LabelError(
             f"label {shown(cell)} of task {self.task} is not in label_list ({len(known)} labels: {some}); "
             f"add it to tasks.{self.task}.label_list or fix the row{hint}"

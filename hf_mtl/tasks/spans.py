@@ -1,15 +1,15 @@
 """Labelled spans of characters, as labelling tools export them: [{"start": 0, "end": 6, "label": "place"}]."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from unicodedata import category
 
 from hf_mtl.tasks.labels import LabelError, label_name, shown
 
 # Scripts that write no blanks between words: each character is one.
-_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_ALONE}]|(?:(?![{_ALONE}])\w)+|[^\w\s]")
+_ALONE = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 class Span(NamedTuple):
@@ -87,10 +87,34 @@ def span_words(text: str, cells: Iterable[Any]) -> list[tuple[int, int]]:
             if isinstance(one, dict):
                 edges |= {edge for edge in (one.get("start"), one.get("end")) if isinstance(edge, int)}
     words = []
-    for found in _WORD.finditer(text):
-        cuts = sorted({found.start(), found.end(), *(edge for edge in edges if found.start() < edge < found.end())})
+    for start, end in _runs(text):
+        cuts = sorted({start, end, *(edge for edge in edges if start < edge < end)})
         words += list(zip(cuts, cuts[1:], strict=False))
     return words
+
+
+def _runs(text: str) -> Iterator[tuple[int, int]]:
+    """Runs of letters, marks and digits, single signs, and single characters where no blanks are written."""
+    start, kind = 0, ""
+    for place, character in enumerate(text):
+        own = _kind(character)
+        if kind and (own != kind or own in ("alone", "sign")) and own != "mark":
+            yield start, place
+            kind = ""
+        if not kind and own:
+            start, kind = place, "word" if own == "mark" else own
+    if kind:
+        yield start, len(text)
+
+
+def _kind(character: str) -> str:
+    if character.isspace():
+        return ""
+    if _ALONE.match(character):
+        return "alone"
+    if category(character)[0] == "M":
+        return "mark"
+    return "word" if character.isalnum() or character == "_" else "sign"
 
 
 def span_tags(spans: Spans, words: Sequence[tuple[int, int]]) -> list[str]:

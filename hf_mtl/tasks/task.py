@@ -109,6 +109,11 @@ class Task(ABC):
         """
 
     @classmethod
+    def cell_key(cls, config: TaskConfig, cell: Any) -> Any:
+        """What of a label cell tells it from one that says something else, as JSON has it."""
+        return cell
+
+    @classmethod
     @abstractmethod
     def from_rows(cls, name: str, config: TaskConfig, cells: Cells, class_names: list[str] | None, pair: bool) -> Self:
         """The task as the run file and the rows of train tell it.

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, TextClassificationPipeline
 
 from hf_mtl.config_keys import TaskConfig
-from hf_mtl.tasks.labels import LabelError, LabelIndex, class_name, found_labels, label_name, readable, shown
+from hf_mtl.tasks.labels import LabelError, LabelIndex, class_name, folded, found_labels, label_name, readable, shown
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
 
@@ -82,6 +82,19 @@ class TextClassification(Task):
         if config.class_weight is not None:
             task.class_weight = task.weights(config, cells, class_names)
         return task
+
+    @classmethod
+    def cell_key(cls, config: TaskConfig, cell: Any) -> Any:
+        try:
+            if config.problem_type == REGRESSION:
+                return read_number(cell)
+            if isinstance(cell, list) or config.label_separator is not None:
+                names = [label_name(label) for label in split_labels(cell, config.label_separator)]
+                return sorted({folded(name) if config.normalise_labels else name for name in names})
+            return folded(label_name(cell)) if config.normalise_labels else label_name(cell)
+        except LabelError:
+            # Refused where its row is read.
+            return cell
 
     def weights(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Tensor:
         read = self.reader(config, cells, class_names, Counter())

@@ -71,7 +71,7 @@ class TokenClassification(Task):
         spec = TaskSpec(
             name=name,
             task_type="token-classification",
-            label_list=list(named) if scheme == "none" else bio_labels(named),
+            label_list=list(named) if scheme == "none" else _labels(named, config),
             tag_scheme="none" if scheme == "none" else "BIO",
         )
         task = cls(spec, label_smoothing_factor=config.label_smoothing_factor)
@@ -81,8 +81,18 @@ class TokenClassification(Task):
             if config.class_weight == "balanced":
                 read = task.reader(config, cells, class_names, Counter())
                 counts.update(labels[tag] for row in readable(cells(), read) for tag in row if tag != IGNORED)
-            task.class_weight = balanced_weights(config.class_weight, labels, counts)
+            task.class_weight = balanced_weights(_by_tag(config.class_weight, labels), labels, counts)
         return task
+
+    @classmethod
+    def cell_key(cls, config: TaskConfig, cell: Any) -> Any:
+        if config.spans_column is None:
+            return cell
+        try:
+            return [list(span) for span in read_spans(cell).found]
+        except LabelError:
+            # Refused where its row is read.
+            return cell
 
     def reader(
         self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
@@ -95,7 +105,7 @@ class TokenClassification(Task):
         scheme = "none" if self.spec.tag_scheme == "none" else config.tag_scheme or find_scheme(_tags(cells, names))
         # A split whose tags are all O shows no scheme of its own.
         scheme = "BIO" if scheme == "none" and self.spec.tag_scheme == "BIO" else scheme
-        index = LabelIndex(labels, self.name)
+        index = LabelIndex(labels, self.name, normalise=None)
 
         def read(cell: Any) -> list[int]:
             tags = tag_names(cell, names)
@@ -122,10 +132,10 @@ class TokenClassification(Task):
             return [_columns(window, {}, []) for window in windows]
         if isinstance(label, Spans):
             named = {name: number for number, name in enumerate(self.spec.label_list or ())}
-            known = LabelIndex([split_tag(name)[1] for name in named if name.startswith("B-")], self.name)
-            for span in label.found:
-                known(span.label)
-            label = [named[tag] for tag in span_tags(label, words or ())]
+            types = [name.removeprefix("B-") for name in named if name.startswith("B-")]
+            place = LabelIndex(types, self.name, normalise=None)
+            spans = Spans(tuple(span._replace(label=types[place(span.label)]) for span in label.found))
+            label = [named[tag] for tag in span_tags(spans, words or ())]
         if words is None or len(label) != len(words):
             raise LabelError(f"{len(label)} tags for {len(words or ())} words; every word needs one tag")
         places = [word_pieces(window, words, continued=number > 0) for number, window in enumerate(windows)]
@@ -175,9 +185,14 @@ class TokenClassification(Task):
         nothing = "O" if self.spec.tag_scheme == "BIO" else labels[0]
         found: list[tuple[int, str, str, float]] = []
         for sequence, (tags, scores) in parts:
+            before = -1
             for word, piece, tag in zip(sequence["words"], sequence["pieces"], sequence["tags"], strict=True):
+                predicted, score = (labels[tags[piece]], scores[piece]) if piece >= 0 else (nothing, 1.0)
+                if piece == before and split_tag(predicted)[0] == "B" and nothing == "O":
+                    # One answer for the words of a piece is one entity, which begins with the first of them.
+                    predicted = f"I-{split_tag(predicted)[1]}"
+                before = piece
                 if tag != IGNORED:
-                    predicted, score = (labels[tags[piece]], scores[piece]) if piece >= 0 else (nothing, 1.0)
                     found.append((word, predicted, labels[tag], score))
         found.sort()
         score = min((entry[3] for entry in found), default=1.0)
@@ -192,6 +207,25 @@ class TokenClassification(Task):
 
     def shown_label(self, label: Any) -> Any:
         return label
+
+
+def _by_tag(weights: Any, labels: Sequence[str]) -> Any:
+    """Weights of tags; that of a type holds for its B- and I-."""
+    if not isinstance(weights, Mapping):
+        return weights
+    types = {name[2:] for name in labels if name.startswith("B-")}
+    return {
+        tag: weight
+        for name, weight in weights.items()
+        for tag in ((f"B-{name}", f"I-{name}") if name in types and name not in labels else (name,))
+    }
+
+
+def _labels(named: Sequence[str], config: TaskConfig) -> list[str]:
+    """The label list of tags that mark spans. Labels of spans are types, which may look like tags ("E-mail")."""
+    if config.spans_column is None or "O" in named:
+        return bio_labels(named)
+    return ["O", *(prefix + name for name in named for prefix in ("B-", "I-"))]
 
 
 def tag_names(cell: Any, names: Sequence[str] | None) -> list[str | None]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -49,17 +50,23 @@ class Origin:
         # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
         encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
         lora = None if config.lora is None else config.lora.model_dump()
-        return MultiTaskModel.from_encoder(
-            encoder, tasks, config.encoder_config, lora=lora, sharing=config.sharing.model_dump()
-        )
+        return MultiTaskModel.from_encoder(encoder, tasks, config.encoder_config, lora=lora, sharing=self._sharing())
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
         """Why no layers are private, where the run file leaves it to be found."""
         if self.onto is not None:
             return None
+        if self._sharing() != self.config.sharing.model_dump():
+            return "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
         encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config)
         lora = None if self.config.lora is None else self.config.lora.model_dump()
-        return settle_sharing(self.config.sharing.model_dump(), tasks, encoder, lora).why
+        return settle_sharing(self._sharing(), tasks, encoder, lora).why
+
+    def _sharing(self) -> dict[str, Any]:
+        """The run file's; `auto` has nothing to find where the encoder is not trained at all."""
+        given = self.config.sharing.model_dump()
+        found = given["private_layers"] == "auto" and self.config.training.freeze == "encoder"
+        return given | {"private_layers": 0} if found else given
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
