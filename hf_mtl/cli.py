@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from hf_mtl import cli_hub
 from hf_mtl.config import load_config
 from hf_mtl.errors import ConfigError, FinishedError, StoppedError, UserError
 from hf_mtl.run_file import UnreadableFileError, parse_yaml
@@ -209,9 +210,11 @@ def merge(
 
     Adapters of single tasks are merged by export, task by task.
     """
+    from hf_mtl.hub.card import renew_card
     from hf_mtl.inference.export import merge_model
 
     merge_model(model, output)
+    renew_card(Path(output))
     typer.echo(f"the model without adapters is in {output}")
 
 
@@ -250,10 +253,16 @@ def drop_task(
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task to take out.", show_default=False)],
 ) -> None:
     """Take a task out of a model's folder for good; the other tasks answer as before."""
+    from hf_mtl.hub.card import renew_card
     from hf_mtl.inference.export import drop_saved_task
 
     drop_saved_task(model, task)
+    renew_card(Path(model))
     typer.echo(f"{task} is no longer in {model}")
+
+
+app.command()(cli_hub.card)
+app.command()(cli_hub.push)
 
 
 @contextmanager

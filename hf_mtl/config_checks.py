@@ -3,6 +3,7 @@
 A value that could not be read is `UNREAD`; no check speaks of a key as missing when it is there but bad.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".txt": "text", ".conll": "conll", ".conllu": "conll",
 }  # fmt: skip
+HUB_ID = re.compile(r"([\w.-]+/)?[\w.-]+", re.ASCII)
 RESERVED_NAMES = frozenset({"encoder", "heads", "shared"})
 MODULE_NAMES = frozenset({
     "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",
@@ -187,6 +189,8 @@ def _training_problems(training: TrainingConfig) -> Iterator[Problem]:
             yield (f"{kind}_steps",), f"only with {kind}_strategy steps; it is {strategy}"
     if training.max_steps == 0:
         yield ("max_steps",), "0 is no length of training; use -1 to go by num_train_epochs, or a number of at least 1"
+    if isinstance(training.hub_model_id, str) and not HUB_ID.fullmatch(training.hub_model_id):
+        yield ("hub_model_id",), f"{shown(training.hub_model_id)} is not the name of a repository; write user/name"
     if training.bf16 is True and training.fp16 is True:
         yield ("fp16",), "not together with bf16; choose one of them"
     if training.early_stopping in ("overall", "per_task") and training.eval_strategy == "no":

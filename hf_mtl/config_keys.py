@@ -251,6 +251,14 @@ class TrainingConfig(Section):
     """Trackers that are told the losses and metrics too."""
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that collate batches beside the training process."""
+    push_to_hub: bool = False
+    """Whether the model is published on the Hub."""
+    hub_model_id: Text | None = None
+    """The repository, user/name or a name of one's own; null for one called as output_dir's last folder."""
+    hub_strategy: Literal["end", "every_save", "checkpoint"] = "every_save"
+    """Published at the end alone; with every save too; or with the newest checkpoint as well, in last-checkpoint/."""
+    hub_private_repo: bool | None = None
+    """Whether the repository is made a private one; null for the account's usual way."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """The seed of heads, samples, splits and dropout."""
 
@@ -260,6 +268,8 @@ class RunConfig(Section):
 
     encoder: Text
     """A Hub id, a folder, or package://PACKAGE/FOLDER for a folder in an installed package."""
+    heads: Literal["new", "keep"] = "new"
+    """Of an encoder that is a multi-task model: whether tasks of the same names go on from its heads."""
     encoder_config: dict[str, Any] = {}
     """Overrides of the encoder's own config, such as {hidden_dropout_prob: 0.0}."""
     max_length: Annotated[int, Field(ge=3)] = 256

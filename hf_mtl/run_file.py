@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -232,11 +232,16 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 def write_run_file(config: BaseModel, path: Path) -> None:
     """Writes a run as resolved, every default included; `load_config` reads an equal run from it."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        dump_yaml(config.model_dump(), file)
+
+
+def dump_yaml(values: Mapping[str, Any], file: TextIO) -> None:
+    """Writes plain values so that `parse_yaml` reads equal ones."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = sys.maxsize  # folded lines lose blanks
     yaml.Representer = _Representer
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        yaml.dump(config.model_dump(), file)
+    yaml.dump(values, file)

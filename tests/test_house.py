@@ -25,11 +25,12 @@ ROOT_MODULES = {
     "config_sharing",
     "config_task_checks",
     "errors",
+    "hub_errors",
     "run_file",
     "sources",
 }
 """What any folder may import; these import nothing of the folders."""
-ENTRANCES = {"cli", "__main__", "__init__"}
+ENTRANCES = {"cli", "cli_hub", "__main__", "__init__"}
 """What may import everything, and is imported by no other module."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -13,6 +13,7 @@ from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.columns import Columns
 from hf_mtl.data.files import SourceFile
 from hf_mtl.errors import DataError
+from hf_mtl.hub_errors import GATED, OFFLINE, HubError, hub_reason, not_found
 
 LARGE_FILE = 100_000_000
 """Bytes; below that reading shows no progress bar."""
@@ -49,13 +50,24 @@ def _load(what: str, path: str, **options: Any) -> datasets.DatasetDict:
         loaded = datasets.load_dataset(path, **options)
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{what} cannot be read: {error.__cause__ or error}") from error
-    except ConnectionError as error:
-        raise DataError(f"{what} cannot be fetched: {error}; check the name and the network") from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, HubError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if reason := hub_reason(error) or _not_there(error):
+            raise DataError(f"{what} cannot be fetched: {reason}") from error
+        if isinstance(error, ConnectionError):
+            raise DataError(f"{what} cannot be fetched: {error}; check the name and the network") from error
         said = " ".join(str(error).split("Example of usage")[0].split())
         hint = "; write the configuration under name" if "config" in said.lower() else ""
         raise DataError(f"{what} cannot be loaded: {said}{hint}") from error
     return loaded
+
+
+def _not_there(error: Exception) -> str | None:
+    """The same for what `datasets` says in words alone."""
+    if "OfflineModeIsEnabled" in str(error):
+        return OFFLINE
+    if not isinstance(error, datasets.exceptions.DatasetNotFoundError):
+        return None
+    return GATED if "gated" in str(error) else not_found()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from tokenizers.models import Unigram
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_mtl.errors import UserError
+from hf_mtl.hub_errors import HubError, hub_reason
 
 AVOIDED = -1000.0
 """The score (log-probability) of a piece that is chosen only where nothing else fits."""
@@ -25,9 +26,13 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True, trust_remote_code=False)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"encoder {source}: no tokenizer or config could be loaded from there ({error})") from error
+    except (OSError, HubError, ValueError) as error:
+        why = hub_reason(error) or error
+        raise UserError(f"encoder {source}: no tokenizer or config could be loaded from there ({why})") from error
     limits = [tokenizer.model_max_length]
+    if hasattr(config, "encoder_config"):
+        # A multi-task model's tokenizer says how its run read texts, not what its encoder could read.
+        limits, config = [UNKNOWN_LIMIT], config.encoder_config
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         # RoBERTa and its kin count positions from behind the padding index.

@@ -1,5 +1,6 @@
 """A run's evaluation: all data sets of a split, with the metrics and thresholds that the run file asks for."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from hf_mtl.config_keys import RunConfig, TaskConfig
 from hf_mtl.config_messages import use
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.preparation import prepare
-from hf_mtl.errors import UserError
+from hf_mtl.data.report import left_out
+from hf_mtl.errors import DataError, UserError
 from hf_mtl.evaluation.evaluator import TaskResult, evaluate, read_answers
 from hf_mtl.evaluation.threshold import tune
+from hf_mtl.hub_errors import HubError, hub_reason
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.metrics.hub import hub_metric
 from hf_mtl.modeling.model import MultiTaskModel
@@ -52,26 +55,36 @@ def evaluate_saved(
         model: a folder, or the id of a repository on the Hub.
         split: train, validation or test.
         run_file: read instead of the model's `run.yaml`; its `encoder` and `max_length` are not.
-        progress: told what is being read, a line each.
+        progress: told what is being read and which rows are left out, a line each.
 
     Raises:
         UserError: if the model, the run file or the rows cannot be read or do not go together.
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r}: {use(split, SPLITS)}")
+    given = run_file
     try:
         loaded = MultiTaskModel.from_pretrained(model)
         tokenizer = saved_tokenizer(model)
         run_file = run_file or cached_file(model, "run.yaml")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model}: no saved multi-task model could be read from there ({error})") from error
+    except (OSError, HubError, ValueError) as error:
+        why = hub_reason(error) or error
+        raise UserError(f"{model}: no saved multi-task model could be read from there ({why})") from error
     config = load_config(run_file).model_copy(update={"max_length": tokenizer.model_max_length})
     tasks = {name: task for name, task in loaded.tasks.items() if name in config.tasks}
     if not tasks:
         raise UserError(f"{run_file} has none of the tasks of {model}: {', '.join(loaded.tasks)}")
-    splits = prepare(config, tokenizer, tasks=tasks, wanted=[split], progress=progress).split(split)
+    try:
+        splits = prepare(config, tokenizer, tasks=tasks, wanted=[split], progress=progress).split(split)
+    except DataError as error:
+        if given is None and not os.path.isdir(model):
+            raise DataError(f"{error}\n{model} is published without its rows; give yours with --config FILE") from error
+        raise
     if not splits:
         raise UserError(f"{run_file}: no data set has a split {split}; name its files or cut it under `splits`")
+    for dataset, sequences in splits.items():
+        for line in left_out(dataset, {split: sequences}):
+            progress(line)
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     collator = Collator.for_tasks(tokenizer, loaded.tasks, loaded.device)
     return SavedEvaluation(evaluate_split(loaded, splits, config, collator), loaded, splits, config)

@@ -9,14 +9,14 @@ from typing import Any
 from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
-from hf_mtl.inference.new_folder import new_folder
+from hf_mtl.inference.new_folder import new_folder, take_over
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapted_folder import WEIGHTS
 from hf_mtl.modeling.loading import quiet
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import drop_task, merged
 
-RUN_FILES = ("run.yaml", "metrics.json")
+RUN_FILES = ("run.yaml", "metrics.json", "training_info.json")
 """What a run leaves that holds for the merged model too."""
 
 
@@ -88,22 +88,7 @@ def drop_saved_task(model: str | os.PathLike[str], task: str) -> None:
             (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
         for entry in folder.iterdir():
             if entry.name not in {"config.json", "metrics.json", *WEIGHTS}:
-                _take_over(entry, new / entry.name)
-
-
-def _take_over(entry: Path, place: Path) -> None:
-    if entry.is_dir():
-        shutil.copytree(entry, place, copy_function=_link)
-    else:
-        _link(entry, place)
-
-
-def _link(source: str | Path, place: str | Path) -> None:
-    try:
-        os.link(source, place)
-    except OSError:
-        # Not every file system has hard links.
-        shutil.copy2(source, place)
+                take_over(entry, new / entry.name)
 
 
 def _without(metrics: dict[str, Any], task: str) -> dict[str, Any]:

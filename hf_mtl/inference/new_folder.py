@@ -42,6 +42,21 @@ def new_folder(output_dir: str | os.PathLike[str], overwrite: bool = False) -> I
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def take_over(entry: Path, place: Path) -> None:
+    """The same file or folder in another place, without a copy where the file system has hard links."""
+    if entry.is_dir():
+        shutil.copytree(entry, place, copy_function=_link)
+    else:
+        _link(entry, place)
+
+
+def _link(source: str | Path, place: str | Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copy2(source, place)
+
+
 def _put_in_place(new: Path, folder: Path, old: Path) -> None:
     if folder.exists():
         os.rename(folder, old)

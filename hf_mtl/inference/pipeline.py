@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, Pipeline, PreTrainedTokenizerBase
 
 from hf_mtl.errors import UserError
+from hf_mtl.hub_errors import HubError, hub_reason
 from hf_mtl.inference.options import Call, resolve_call
 from hf_mtl.inference.texts import Text, chunks, read_text
 from hf_mtl.inference.windows import Window, batches, collate, read_windows, share_out
@@ -164,5 +165,6 @@ def saved_tokenizer(model: str | PathLike[str], **source: Any) -> PreTrainedToke
     """
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {model}: its tokenizer cannot be loaded; save it with the model ({error})") from error
+    except (OSError, HubError, ValueError) as error:
+        why = hub_reason(error) or error
+        raise UserError(f"model {model}: its tokenizer cannot be loaded; save it with the model ({why})") from error

@@ -2,20 +2,24 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapters import stock_name
 from hf_mtl.modeling.loading import load_encoder
-from hf_mtl.sources import PACKAGE
+from hf_mtl.sources import PACKAGE, encoder_source
 
 SAMPLE = 512
+SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,26 @@ def published_base(
     """
     if settings["train_encoder"]:
         return None
-    revision = revision or getattr(loaded.config, "_commit_hash", None)
+    revision = commit_of(encoder, revision)
     # What is saved stands on the encoder as it was published, not on its weights in 4 bits.
     published = load_encoder(encoder, loaded.config, revision) if settings["load_in_4bit"] else loaded
     return Base.of(encoder, revision, published)
+
+
+def commit_of(encoder: str, revision: str | None = None) -> str | None:
+    """The commit that an encoder on the Hub is read from; None for one that lies elsewhere.
+
+    Args:
+        encoder: Hub id, folder or `package://…`.
+        revision: a branch, tag or commit.
+    """
+    source = encoder_source(encoder)
+    if os.path.isdir(source):
+        return None
+    # huggingface_hub keeps the files of each commit in a folder of that name.
+    file = cached_file(source, "config.json", revision=revision or "main")
+    match = SNAPSHOT.search(Path(file).as_posix())
+    return match.group(1) if match else None
 
 
 def fingerprint(model: nn.Module, *, adapters: bool = False) -> str:

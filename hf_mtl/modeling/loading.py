@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -15,13 +16,16 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.configuration import bare
+from hf_mtl.hub_errors import HubError, hub_reason
+from hf_mtl.modeling.configuration import MultiTaskConfig, bare
 from hf_mtl.modeling.heads import head_class, head_config, stock_class
+from hf_mtl.modeling.saved_encoder import inner_config, part_of
 from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
+NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 ADAPTER = "this is an adapter, not a model; merge it into its base model first"
 TESTED = {
     "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "qwen3", "roberta", "xlm-roberta",
@@ -45,13 +49,11 @@ def load_encoder_config(
     source = encoder_source(encoder)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, HubError, ValueError, KeyError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
     if has_adapter(source, revision=revision or "main"):
         raise UserError(f"encoder {encoder}: {ADAPTER}")
-    if config.model_type == "hf_mtl":
-        raise UserError(f"encoder {encoder}: this is a multi-task model; give the stock encoder it was made from")
-    config = bare(config)
+    config = bare(inner_config(encoder, config) if isinstance(config, MultiTaskConfig) else config)
     for key, value in (overrides or {}).items():
         _override(config, key, value)
     return config
@@ -112,10 +114,11 @@ def load_encoder(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **part_of(source, "encoder", revision),
                 **(four_bit() if in_4bit else {}),
                 **access,
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, HubError, ValueError, ImportError) as error:
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler"))
     shapes = sorted(f"{name} ({list(found)}, not {list(wanted)})" for name, found, wanted in info["mismatched_keys"])
@@ -153,7 +156,9 @@ def four_bit() -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
 
 
-def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str | None = None) -> PreTrainedModel:
+def load_head(
+    encoder: str, task: Task, config: PreTrainedConfig, revision: str | None = None, *, keep: bool = False
+) -> PreTrainedModel:
     """A task's head as `AutoModelFor….from_pretrained(encoder)` would begin it.
 
     What the checkpoint holds for the head is loaded, the rest is initialised by the stock class from torch's global
@@ -166,17 +171,19 @@ def load_head(encoder: str, task: Task, config: PreTrainedConfig, revision: str 
         task: the task.
         config: the encoder's config.
         revision: of a Hub repository.
+        keep: whether the encoder is a multi-task model whose head for this task is taken.
     """
-    stock = stock_class(task, config)
+    stock, source = stock_class(task, config), encoder_source(encoder)
     with quiet():
         head, info = head_class(stock).from_pretrained(
-            encoder_source(encoder),
+            source,
             config=head_config(task, config),
             revision=revision or "main",
             dtype=torch.float32,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **(part_of(source, f"heads.{task.name}", revision) if keep else {}),
         )
     if info["mismatched_keys"]:
         names = sorted(name for name, _, _ in info["mismatched_keys"])
@@ -220,16 +227,25 @@ class _NoLoadReport(logging.Filter):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from reporting each load and save; all else that it logs, and all errors, come through."""
+    """Keep transformers from reporting each load and save, and from asking for other files than there are.
+
+    All else that it logs, and all errors, come through.
+    """
     report = logging.getLogger("transformers.modeling_utils")
     silence = _NoLoadReport()
     bars = transformers_logging.is_progress_bar_enabled()
+    # Where a repository has no safetensors, transformers would send name and token to a service that makes some.
+    before = os.environ.get(NO_CONVERSION)
+    os.environ[NO_CONVERSION] = "1"
     report.addFilter(silence)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         report.removeFilter(silence)
+        os.environ.pop(NO_CONVERSION)
+        if before is not None:
+            os.environ[NO_CONVERSION] = before
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -260,11 +276,8 @@ def why_not(source: str, error: Exception) -> str:
             )
     elif source.startswith((".", "/", "~")) or source.count("/") > 1:
         return "there is no such folder"
-    elif "connect" in text or "offline" in text:
-        return (
-            "there is no such folder here, and the Hub cannot be reached nor is the repository in its cache; check the "
-            "name and the network, or give a folder"
-        )
+    elif reason := hub_reason(error):
+        return f"there is no such folder here, and as a repository of the Hub: {reason}"
     elif "safetensors" in text:
         return (
             "the repository has no safetensors weights, and pickles are never read; choose another repository, or "

@@ -12,6 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_mtl.errors import UserError
+from hf_mtl.hub_errors import HubError
 from hf_mtl.modeling.adapted_folder import read_adapted, write_adapted
 from hf_mtl.modeling.base import Base
 from hf_mtl.modeling.body import Body
@@ -84,6 +85,7 @@ class MultiTaskModel(PreTrainedModel):
         revision: str | None = None,
         lora: Mapping[str, Any] | None = None,
         sharing: Mapping[str, Any] | None = None,
+        heads: str = "new",
     ) -> Self:
         """A model for new tasks on a pretrained encoder, in float32 and in evaluation mode.
 
@@ -97,11 +99,12 @@ class MultiTaskModel(PreTrainedModel):
             revision: of a Hub repository.
             lora: adapters, as in a run file; the encoder's own weights are then trained only if it says so.
             sharing: which tasks have top layers of their own, as in a run file; by default all layers are everybody's.
+            heads: "keep" takes over the heads of tasks of the same name where `encoder` is a multi-task model.
 
         Raises:
             UserError: if the encoder cannot be loaded or cannot carry the tasks, adapters or groups.
         """
-        return cls.of_parts(*new_parts(encoder, tasks, encoder_config, revision, lora, sharing), tasks)
+        return cls.of_parts(*new_parts(encoder, tasks, encoder_config, revision, lora, sharing, heads), tasks)
 
     @classmethod
     def of_parts(cls, body: Body, heads: Mapping[str, PreTrainedModel], tasks: Sequence[Task]) -> Self:
@@ -137,7 +140,8 @@ class MultiTaskModel(PreTrainedModel):
         source = str(pretrained_model_name_or_path)
         where = {key: kwargs[key] for key in WHERE if key in kwargs}
         try:
-            cached_file(source, "config.json", **where)
+            if cached_file(source, "config.json", **where) is None:
+                raise UserError(f"model {source}: there is no config.json; check the name and the revision")
             if has_adapter(source, **{key: value for key, value in where.items() if key in ("revision", "token")}):
                 raise UserError(f"model {source}: {ADAPTER}")
             given = kwargs.get("config")
@@ -149,7 +153,7 @@ class MultiTaskModel(PreTrainedModel):
                 with quiet():
                     model, info = super().from_pretrained(source, *model_args, **kwargs)
                     model._ways = Ways(model.body)
-        except (OSError, SafetensorError) as error:
+        except (OSError, HubError, SafetensorError) as error:
             raise UserError(f"model {source}: {why_not(source, error)}") from error
         refuse_misfit(source, info)
         own_memory(model)
@@ -182,7 +186,7 @@ class MultiTaskModel(PreTrainedModel):
             with quiet():
                 super().save_pretrained(save_directory, **kwargs)
         elif kwargs.get("push_to_hub"):
-            raise UserError("push_to_hub: a model with adapters cannot be published yet")
+            raise UserError("push_to_hub: publish the folder of a model with adapters, with hf-mtl push")
         elif kwargs.get("is_main_process", True):
             weights = kwargs.get("state_dict") or self.state_dict()
             write_adapted(Path(save_directory), self.config, self.body, weights)

@@ -16,7 +16,8 @@ MAY_DIFFER = frozenset({
     "base_dir", "training.output_dir", "training.per_device_train_batch_size", "training.gradient_accumulation_steps",
     "training.per_device_eval_batch_size", "training.gradient_checkpointing", "training.dataloader_num_workers",
     "training.save_strategy", "training.save_steps", "training.save_total_limit", "training.on_nonfinite",
-    "training.report_to",
+    "training.report_to", "training.push_to_hub", "training.hub_model_id", "training.hub_strategy",
+    "training.hub_private_repo",
 })  # fmt: skip
 """Keys that change where, when and how a run computes, but not what: the step's size is the checkpoint's."""
 

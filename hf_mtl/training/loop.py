@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from hf_mtl.batching.collator import Batch
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.errors import StoppedError, UserError
+from hf_mtl.training.checkpoint import Checkpoint
 from hf_mtl.training.course import Course
 from hf_mtl.training.history import History, Stopwatch
 from hf_mtl.training.position import Position
@@ -57,6 +58,7 @@ class TrainingLoop:
         signals: tells whether the run was asked to stop.
         validate: measures validation; None if there is nothing to measure.
         choices: each task's metric that counts in the score.
+        publish: is told of a save before the last one.
     """
 
     config: RunConfig
@@ -73,6 +75,7 @@ class TrainingLoop:
     signals: StopSignals
     validate: Callable[[], Validation | None]
     choices: Mapping[str, str]
+    publish: Callable[[Position, Checkpoint | None], None]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def run(self) -> None:
@@ -129,7 +132,9 @@ class TrainingLoop:
         if due("eval", training.eval_strategy) and self.state.evaluated < position.step:
             self._validate()
         if due("save", training.save_strategy) and position.step:
-            self._save()
+            checkpoint = self._save()
+            if not position.is_last(training):
+                self.publish(position, checkpoint)
         self.watch.restart()
 
     def _log(self) -> None:
@@ -162,8 +167,8 @@ class TrainingLoop:
         for line in self.state.stopping.update(found.score, task_scores, position.active):
             self.progress.say(line)
 
-    def _save(self) -> None:
-        self.keeper.save(self.state, self.history)
+    def _save(self) -> Checkpoint | None:
+        return self.keeper.save(self.state, self.history)
 
     def _not_finite(self, result: StepResult, step: int, generators: Generators) -> None:
         """Goes on where that is allowed: a scaled gradient (fp16) that is too large is left out and scaled anew."""

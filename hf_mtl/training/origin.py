@@ -15,7 +15,7 @@ from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapters import check_targets
-from hf_mtl.modeling.base import fingerprint
+from hf_mtl.modeling.base import commit_of, fingerprint
 from hf_mtl.modeling.groups import check_private_layers, settle_sharing
 from hf_mtl.modeling.loading import four_bit, load_encoder_config
 from hf_mtl.modeling.model import MultiTaskModel
@@ -34,6 +34,7 @@ class Origin:
         onto: the saved model that the run's tasks are put on; None for a run of its own.
         private_layers: how many top layers of their own the tasks get on that model, in place of adapters.
         stamp: tells that model, and what is put on it, apart from others.
+        commit: that the encoder is read from, if it is on the Hub.
     """
 
     config: RunConfig
@@ -41,6 +42,7 @@ class Origin:
     onto: MultiTaskModel | None = None
     private_layers: int = 0
     stamp: str | None = None
+    commit: str | None = None
 
     def model(self, tasks: Sequence[Task]) -> MultiTaskModel:
         """The model to train; what is new in it comes from torch's global generator."""
@@ -50,7 +52,9 @@ class Origin:
         # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
         encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
         lora = None if config.lora is None else config.lora.model_dump()
-        return MultiTaskModel.from_encoder(encoder, tasks, config.encoder_config, lora=lora, sharing=self._sharing())
+        return MultiTaskModel.from_encoder(
+            encoder, tasks, config.encoder_config, lora=lora, sharing=self._sharing(), heads=config.heads
+        )
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
         """Why no layers are private, where the run file leaves it to be found."""
@@ -89,7 +93,7 @@ def origin(config: RunConfig, onto: str | None = None, private_layers: int = 0) 
             four_bit()
         source = encoder_source(config)
         check_encoder(config, load_encoder_config(source, config.encoder_config))
-        return Origin(config, load_tokenizer(source, config.max_length))
+        return Origin(config, load_tokenizer(source, config.max_length), commit=commit_of(source))
     model = MultiTaskModel.from_pretrained(onto)
     if found := list(_misfits(config, onto, model, private_layers)):
         raise UserError("\n".join(found))
@@ -121,6 +125,10 @@ def _misfits(config: RunConfig, onto: str, model: MultiTaskModel, private_layers
         yield "lora.load_in_4bit: the model's encoder is read as it is; remove the key"
     if config.lora is not None and config.lora.train_encoder:
         yield "lora.train_encoder: the model's encoder stays as it is; remove the key"
+    if config.heads == "keep":
+        yield "heads: the model's own heads stay as they are in any case; remove the key"
+    if config.training.push_to_hub and config.training.hub_strategy != "end":
+        yield "training.hub_strategy: the model is whole only at the end of the run; set it to end"
     if config.training.freeze is not None:
         yield "training.freeze: no weight of the model's encoder is trained in any case; remove the key"
     if os.path.realpath(config.training.output_dir) == os.path.realpath(onto):

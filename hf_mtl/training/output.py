@@ -16,12 +16,15 @@ from transformers import PreTrainedTokenizerBase
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import FinishedError, UserError
+from hf_mtl.hub.card import is_changed, write_card
+from hf_mtl.hub.contents import CARD, METRICS, RUN_FILE
+from hf_mtl.hub.record import RECORD
 from hf_mtl.modeling.adapted_folder import WEIGHTS
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
 from hf_mtl.training.checkpoint import Checkpoint, Checkpoints
 
-RESULTS = ("config.json", *WEIGHTS, "metrics.json")
+RESULTS = ("config.json", *WEIGHTS, METRICS)
 """What only a finished run has."""
 UNFINISHED, LOCK = ".unfinished", ".lock"
 """A run's folder has the first until the run has come to its end, and the second is locked while it lives."""
@@ -117,8 +120,9 @@ class RunFolder:
         tokenizer: PreTrainedTokenizerBase,
         config: RunConfig,
         metrics: dict[str, Any],
+        record: dict[str, Any],
     ) -> None:
-        """Writes model, tokenizer, `run.yaml` and `metrics.json`: all of them beside first, then into place.
+        """Writes model, tokenizer, what is known of the run and the card: all of them beside first, then into place.
 
         Args:
             model: the model.
@@ -126,6 +130,7 @@ class RunFolder:
             tokenizer: its tokenizer.
             config: the run.
             metrics: what `metrics.json` holds.
+            record: what `training_info.json` holds.
 
         Raises:
             UserError: if the disk is full or the folder cannot be written to.
@@ -133,12 +138,9 @@ class RunFolder:
         beside: Path | None = None
         try:
             beside = Path(tempfile.mkdtemp(prefix=SAVING, dir=self.path))
-            model.save_pretrained(beside, state_dict=dict(weights))
-            clear_call_state(tokenizer)
-            tokenizer.save_pretrained(beside)
-            write_run_file(config, beside / "run.yaml")
-            text = json.dumps(metrics, ensure_ascii=False, indent=2)
-            (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
+            write_folder(beside, model, weights, tokenizer, config, metrics, record)
+            if self.overwrite or not is_changed(self.path / CARD):
+                write_card(beside, str(self.path))
             written = sorted(beside.iterdir(), key=lambda file: file.name in RESULTS)
             old = {*self.path.glob("model*.safetensors*"), *(self.path / name for name in WEIGHTS)}
             for entry in old - {self.path / file.name for file in written if file.is_file()}:
@@ -154,6 +156,35 @@ class RunFolder:
         finally:
             if beside is not None:
                 shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_folder(
+    folder: Path,
+    model: MultiTaskModel,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    metrics: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """Fills a folder with a model, its tokenizer, and what is known of its run.
+
+    Args:
+        folder: it must be there.
+        model: the model.
+        weights: its weights, whole.
+        tokenizer: as it encodes in training.
+        config: the run.
+        metrics: what `metrics.json` holds.
+        record: what `training_info.json` holds.
+    """
+    model.save_pretrained(folder, state_dict=dict(weights))
+    clear_call_state(tokenizer)
+    tokenizer.save_pretrained(folder)
+    write_run_file(config, folder / RUN_FILE)
+    for name, values in ((METRICS, metrics), (RECORD, record)):
+        text = json.dumps(values, ensure_ascii=False, indent=2)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def _remove(entry: Path) -> None:

@@ -1,7 +1,8 @@
 """All that changes while a run trains: written to its checkpoints and put back from them."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class RunState:
         stopping: counts of early stopping.
         best: the best evaluation; None before the first.
         evaluated: the step of the last evaluation.
+        seconds: that it had run when it was stopped.
     """
 
     position: Position
@@ -54,6 +56,13 @@ class RunState:
     stopping: EarlyStopping
     best: Best | None = None
     evaluated: int = 0
+    seconds: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, stops not counted."""
+        return self.seconds + time.perf_counter() - self.since
 
 
 @dataclass
@@ -79,8 +88,8 @@ class Keeper:
     stamp: dict[str, Any]
     best_file: tuple[int, Path] | None = None
 
-    def save(self, state: RunState, history: History, generators: Generators | None = None) -> None:
-        """Writes a checkpoint.
+    def save(self, state: RunState, history: History, generators: Generators | None = None) -> Checkpoint | None:
+        """Writes a checkpoint, and gives it on the first process.
 
         Args:
             state: the run's.
@@ -106,6 +115,7 @@ class Keeper:
             "early_stopping": state.stopping.to_json(),
             "best": state.best and {key: value for key, value in vars(state.best).items() if key != "weights"},
             "evaluated": state.evaluated,
+            "seconds": state.elapsed,
             "optimizer": groups,
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -119,6 +129,7 @@ class Keeper:
         # A run that was stopped before it measured this step had saved it without what is the best since.
         if made is not None and best is not None and (made.state["best"] or {}).get("step") == best:
             self.best_file = best, made.file("best")
+        return made
 
     def _best_tensors(self, best: Best, position: Position) -> Mapping[str, Tensor] | Path:
         """Their file, where they are written already or right beside, else themselves."""
@@ -137,7 +148,7 @@ class Keeper:
         state.position = Position.from_json(saved["position"])
         state.log.load(saved["log"])
         state.stopping.load(saved["early_stopping"])
-        state.evaluated = saved["evaluated"]
+        state.evaluated, state.seconds = saved["evaluated"], saved["seconds"]
         if saved["best"] is not None:
             state.best = Best(**saved["best"], weights=checkpoint.tensors("best"))
             self.best_file = state.best.step, checkpoint.file("best")

@@ -20,9 +20,11 @@ from hf_mtl.data.report import left_out, remarks
 from hf_mtl.errors import UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
+from hf_mtl.hub.record import run_record
 from hf_mtl.modeling.base import fingerprint
 from hf_mtl.modeling.costs import model_lines
 from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.training.checkpoint import Checkpoint
 from hf_mtl.training.course import Course
 from hf_mtl.training.early_stopping import EarlyStopping
 from hf_mtl.training.history import History, StepLog
@@ -31,10 +33,12 @@ from hf_mtl.training.launch import make_accelerator, on_first_process, refuse_un
 from hf_mtl.training.loop import TrainingLoop, Validation
 from hf_mtl.training.optimization import freeze, make_optimizer, make_schedule
 from hf_mtl.training.origin import Origin, origin
-from hf_mtl.training.output import RunFolder
+from hf_mtl.training.output import RunFolder, write_folder
+from hf_mtl.training.position import Position
 from hf_mtl.training.progress import RunConsole, TrainingProgress, results_table
+from hf_mtl.training.publishing import Publisher
 from hf_mtl.training.rehearsal import fitting_size, rehearse
-from hf_mtl.training.state import Best, Keeper, RunState
+from hf_mtl.training.state import Keeper, RunState
 from hf_mtl.training.stopping import StopSignals, to_stderr
 from hf_mtl.training.tensors import load_model, model_tensors
 from hf_mtl.training.trackers import Trackers
@@ -78,7 +82,10 @@ class MultiTaskTrainer:
         self.course = Course(config, prepared.split("train"), self.collator, self.accelerator)
         self.loss_weights = {task: config.tasks[task].loss_weight for task in model.tasks}
         self.choices = metric_choices(model.tasks, config.tasks)
+        say = partial(self.console.print, markup=False, highlight=False, soft_wrap=True)
+        self.publisher = Publisher(self.training, self.accelerator, say)
         self._started = False
+        self.stamp: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
 
@@ -150,19 +157,28 @@ class MultiTaskTrainer:
         self._started = True
         on_first_process(self.accelerator, self.folder.open)
         try:
-            best = self._run()
-            self._finish(best)
+            self.publisher.open()
+            self._finish(self._run())
         finally:
             self.folder.close()
         self.console.print(results_table(self.metrics))
         for line in model_lines(self.model):
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.console.print(f"saved in {self.folder.path}", markup=False, highlight=False)
+        self.publisher.finish(self.folder.path)
         return self.metrics
 
-    def _run(self) -> Best | None:
-        """All steps that are left; gives the best evaluation."""
-        stamp = identity(self.config, self.prepared, fingerprint(self.model.encoder), self.start.stamp)
+    def push_to_hub(self, commit_message: str = "End of training") -> str:
+        """Publishes the finished run in the repository `hub_model_id`; gives the address of the commit.
+
+        Raises:
+            UserError: if the run is not finished, or the Hub does not take it.
+        """
+        return self.publisher.push(self.folder.path, commit_message)[0]
+
+    def _run(self) -> RunState:
+        """All steps that are left."""
+        self.stamp = stamp = identity(self.config, self.prepared, fingerprint(self.model.encoder), self.start.stamp)
         checkpoint = self.folder.newest()
         step = checkpoint.step if checkpoint else 0
         refuse_unequal(self.accelerator, step, "the same checkpoint; give them an output_dir that all of them see")
@@ -194,14 +210,14 @@ class MultiTaskTrainer:
             with progress, StopSignals(to_stderr if main else lambda _: None) as signals:
                 TrainingLoop(
                     self.config, model, optimizer, schedule, self.accelerator, self.course, keeper, state, history,
-                    progress, trackers, signals, self._validate, self.choices,
+                    progress, trackers, signals, self._validate, self.choices, partial(self._publish, state),
                 ).run()  # fmt: skip
         finally:
             history.close()
             trackers.end()
         for task in (name for name, rows in state.log.rows_seen.items() if not rows):
             progress.say(f"{task}: no row of it was drawn, so its head is not trained; see sampling, max_steps")
-        return state.best
+        return state
 
     def _prepared(self, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Model and optimizer as Accelerate spreads them over the processes."""
@@ -231,8 +247,9 @@ class MultiTaskTrainer:
         metrics = self._evaluate("validation")
         return Validation(metrics, self._score(metrics))
 
-    def _finish(self, best: Best | None) -> None:
+    def _finish(self, state: RunState) -> None:
         """Takes the best weights, settles thresholds on validation, measures test, for the first time, and saves."""
+        best = state.best
         if best is not None:
             load_model(self.model, best.weights)
         thresholds = tuned_thresholds(
@@ -243,10 +260,40 @@ class MultiTaskTrainer:
         kept = best.metrics if best is not None and not thresholds else self._evaluate("validation")
         self.metrics = {"validation": kept, "test": self._evaluate("test"), "score": self._score(kept)}
         self.model = self.start.whole(self.model)
-        weights = model_tensors(self.model)
+        weights, record = model_tensors(self.model), self._record(state)
         on_first_process(
             self.accelerator,
-            lambda: self.folder.save(self.model, weights, self.tokenizer, self.config, self.metrics),
+            lambda: self.folder.save(self.model, weights, self.tokenizer, self.config, self.metrics, record),
+        )
+
+    def _record(self, state: RunState) -> dict[str, Any]:
+        return run_record(
+            self.config,
+            self.prepared.sequences,
+            self.start.commit,
+            self.stamp["versions"],
+            seconds=state.elapsed,
+            steps=state.position.step,
+            processes=self.accelerator.num_processes,
+            device=self.accelerator.device,
+        )
+
+    def _publish(self, state: RunState, position: Position, checkpoint: Checkpoint | None) -> None:
+        """Publishes a save, if saves are to be published. All processes must call it."""
+        if not self.publisher.with_saves:
+            return
+        weights = model_tensors(self.model)
+        if not self.accelerator.is_main_process:
+            return
+        last = self.history[-1] if self.history else {}
+        found = last["metrics"] if last.get("split") == "validation" and last["step"] == position.step else {}
+        metrics = {"validation": found, "test": {}, "score": last.get("score") if found else None}
+        record = self._record(state)
+        self.publisher.saved(
+            position.step,
+            lambda folder: write_folder(folder, self.model, weights, self.tokenizer, self.config, metrics, record),
+            checkpoint,
+            self.folder.path / "history.jsonl",
         )
 
     def _evaluate(self, split: str) -> dict[str, Any]:
