@@ -111,6 +111,10 @@ OTHERWISE: dict[str, Any] = {
     "save_total_limit": 2,
     "on_nonfinite": "skip",
     "report_to": ["tensorboard"],
+    "push_to_hub": True,
+    "hub_model_id": "user/name",
+    "hub_strategy": "end",
+    "hub_private_repo": True,
 }
 
 

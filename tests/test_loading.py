@@ -101,7 +101,7 @@ def test_a_source_that_is_not_there_is_refused(tmp_path, folder, monkeypatch):
     (folder / "config.json").unlink()
     assert "the folder has no config.json" in refusal(folder)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "nobody/nothing: there is no such folder here, and the Hub cannot be reached" in refusal("nobody/nothing")
+    assert "nobody/nothing: there is no such folder here, and as a repository of the Hub: it is not in the" in refusal("nobody/nothing")
 
 
 def test_code_from_a_repository_is_never_run(folder):
@@ -110,9 +110,19 @@ def test_code_from_a_repository_is_never_run(folder):
     assert "it needs code from its repository, which hf_mtl never runs" in refusal(folder)
 
 
-def test_a_multi_task_model_is_no_encoder(tmp_path):
-    tiny_model(tmp_path / "encoder").save_pretrained(tmp_path / "model")
-    assert "this is a multi-task model; give the stock encoder" in refusal(tmp_path / "model")
+def test_a_multi_task_model_gives_its_encoder_unless_it_has_several(tmp_path):
+    model = tiny_model(tmp_path / "encoder")
+    model.save_pretrained(tmp_path / "model")
+    encoder = load_encoder(str(tmp_path / "model"), load_encoder_config(str(tmp_path / "model")))
+    own = model.encoder.state_dict()
+    assert all(torch.equal(weight, own[name]) for name, weight in encoder.state_dict().items())
+    for change, words in (
+        ({"lora": {"adapters": {}, "base": None}}, "a multi-task model with adapters"),
+        ({"groups": [{"name": "ner", "tasks": ["ner"], "private_layers": 1}]}, "layers of their own (ner)"),
+    ):
+        change_config(tmp_path / "model", **change)
+        assert words in refusal(tmp_path / "model")
+        change_config(tmp_path / "model", **dict.fromkeys(change))
 
 
 def test_an_adapter_is_no_encoder(folder, tmp_path):
