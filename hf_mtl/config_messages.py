@@ -124,9 +124,11 @@ def _location(loc: tuple[Any, ...], raw: Any, *, missing: bool) -> tuple[Any, ..
     location: list[Any] = []
     at = raw
     for part in loc:
-        if isinstance(at, Mapping) and part in at:
-            location.append(part)
-            at = at[part]
+        # Pydantic calls a key that is no text by its text, so that null is "None".
+        keys = [key for key in at if key == part or str(key) == part] if isinstance(at, Mapping) else []
+        if keys:
+            location.append(keys[0])
+            at = at[keys[0]]
         elif isinstance(at, list) and isinstance(part, int) and part < len(at):
             location.append(Place(part))
             at = at[part]

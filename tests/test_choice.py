@@ -161,3 +161,14 @@ def test_labels_that_say_the_same_are_no_conflict(tmp_path, keys, one, other):
     rows = [row("a b", one), row("a b", other)]
     assert read(tmp_path, rows, {"topic": TOPIC | keys}, drop_conflicts=True)[0] == ["a b", "a b"]
     assert read(tmp_path, rows, {"topic": TOPIC | keys}, drop_duplicates=True)[0] == ["a b"]
+
+
+def test_pairs_without_a_text_are_left_out_as_such_and_not_for_their_length(tmp_path):
+    pairs = [("one song", "rain"), ("a", ""), ("a", "b"), (" ", "a long text"), ("a", ""), (None, "rain and snow")]
+    rows = [{"text": one, "b": other, "topic": "music"} for one, other in pairs]
+    options = {"min_characters": 5, "max_characters": 12, "drop_duplicates": True}
+    _, told, _, _ = read(tmp_path, rows, text_pair_column="b", **options)
+    assert told == [
+        "d train: 1 rows of fewer than 5 characters (min_characters) left out: 3",
+        "d train: 4 rows without text left out: 2, 4, 5, 6",
+    ]

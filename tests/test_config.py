@@ -182,6 +182,10 @@ def test_a_key_that_stands_elsewhere_is_told_where() -> None:
     assert errors["training.batch"] == "unknown key; did you mean sampling.batch?"
 
 
+def test_a_key_that_is_null_is_told_as_null() -> None:
+    assert errors_of(changed() | {None: 1})["null"].startswith("unknown key; use one of encoder")
+
+
 def test_a_key_like_no_other_is_answered_with_all_keys() -> None:
     message = errors_of(changed(sampling={"foo": 1}))["sampling.foo"]
     assert message == "unknown key; use one of strategy, temperature, weights, batch, pool_size"

@@ -311,6 +311,27 @@ def test_wrong_answers_are_written_with_the_most_confident_first(model, tmp_path
             assert all(len(line["words"]) == len(line["label"]) == len(line["predicted"]) for line in own)
 
 
+def test_wrong_spans_are_written_with_their_words_and_rows_left_out_are_told(model, tmp_path):
+    tasks = {"slots": {"task_type": "token-classification", "dataset": "mail", "spans_column": "spans"}}
+    rows = [
+        {"text": f"to {name}, now", "spans": [{"start": 3, "end": 9, "label": "city"}]} for name in ("Berlin", "London")
+    ]
+    save_run(tmp_path, model, [*rows, {"text": " ", "spans": []}, {"text": "no spans", "spans": None}])
+    data = {"mail": {"path": "json", "data_files": {"test": "test.jsonl"}, "text_column": "text"}}
+    write_run_file(make_config(datasets=data, tasks=tasks, base_dir=str(tmp_path)), tmp_path / "run.yaml")
+    said: list[str] = []
+    saved = evaluate_saved(str(tmp_path), "test", progress=said.append)
+    assert said[1:] == [
+        "mail test: 1 rows without text left out: 3",
+        "mail test: 1 rows without a label for any task left out: 4",
+    ]
+    assert write_errors(tmp_path / "errors.jsonl", saved)
+    for line in map(json.loads, (tmp_path / "errors.jsonl").read_text(encoding="utf-8").splitlines()):
+        assert line["words"] == ["to", line["text"][3:9], ",", "now"]
+        assert line["label"] == ["O", "B-city", "O", "O"]
+        assert len(line["predicted"]) == 4
+
+
 def tuning_config() -> RunConfig:
     tasks = make_config().model_dump(mode="json", exclude_unset=True)["tasks"]
     tasks["moods"]["threshold"] = "tune"

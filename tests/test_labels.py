@@ -54,3 +54,7 @@ def test_two_spellings_in_a_list_are_refused_where_the_column_is_known(tmp_path)
     task = TOPIC | {"normalise_labels": True, "label_list": ["Sport", "sport"]}
     with pytest.raises(DataError, match="column topic, task topic: label_list has 'Sport' in two spellings"):
         prepared(tmp_path, rows_of(["Sport"]), {"text_column": "text"}, {"topic": task})
+
+
+def test_words_that_upper_case_alone_makes_equal_stay_apart():
+    assert found_labels(["Maße", "Masse", "masse"], normalise=True) == ["Masse", "Maße"]

@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
 
+from hf_mtl.data import csv_reader, json_reader
 from hf_mtl.data.files import SourceFile, source_files
-from hf_mtl.data.readers import read_file
-from hf_mtl.data.records import Problems, ReadOptions, Record
+from hf_mtl.data.readers import read_blocks, read_file
+from hf_mtl.data.records import Block, Problems, ReadOptions, Record
 from hf_mtl.errors import DataError
 
 HARD = Path(__file__).parents[2] / "shared" / "data" / "hard"
@@ -337,3 +339,56 @@ class TestUglyFiles:
     )
     def test_wrong_files_are_refused(self, name, format, told):
         assert told in refusal(HARD / name, format)
+
+
+GOOD = [
+    '{"a": 1}',
+    '{"a": "x"}',
+    '{"a": ["x", 2]}',
+    '{"a": "\\\\"}',
+    '{"a": "\\\\\\"{\\u007b"}',
+    '{"a": "é"}',
+    '{"a": NaN}',
+]
+PIECES = {
+    "json": [
+        *[*GOOD, *GOOD, '{"a": 1, "b": 2}', '{"b": 1, "a": 2}', '{"a": 1, "a": 1}', '{"a": "\\\\", "a": 2}', "{}"],
+        *['{"a": {"a": 1}}', '{"a": {"a": 1, "a": 1}}', "5", "[", "]", ",", "\n", "\r\n", " ", '"a": 1', "\udcff"],
+        *['{"a": [1', '{"b": 2}]},5', '{"a": [{"a": 1}', '{"a": 2}]}', '{"a": 1},{"a": 1}', '{"a": 1', '"b": 2}'],
+        *["{\n", "{", "}"],
+    ],
+    "csv": [
+        *["a", ",", ",", '"', '"x"', '"x\ny"', '""', "\n", "\n", "\r\n", "\r", " ", "é", "\udcff"],
+        *["x,y\n", "1,2\n", "1,\n", "x,y\r\n"],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", sorted(PIECES))
+def test_rows_read_together_are_the_rows_read_one_by_one(tmp_path, monkeypatch, format):
+    path = tmp_path / f"rows.{format}"
+
+    def found(piece: int) -> tuple:
+        monkeypatch.setattr(csv_reader, "PIECE", piece)
+        problems = Problems()
+        blocks = list(read_blocks(SourceFile("rows", path), ReadOptions(format), problems))
+        records = [row for one in blocks for row in (one.records() if isinstance(one, Block) else [one])]
+        return records, problems.messages, [one for one in blocks if isinstance(one, Block)]
+
+    together = 0
+    draw = random.Random(0)
+    for _ in range(1500):
+        # Few kinds of pieces at a time, so that rows like one another stand together.
+        pieces = draw.choices(draw.sample(PIECES[format], 3), k=draw.randint(1, 9))
+        head, end = ("x,y\n", "") if format == "csv" else ("", "\n" if draw.random() < 0.8 else "")
+        path.write_bytes((head + end.join(pieces)).encode("utf-8", "surrogateescape"))
+        records, messages, blocks = found(1 << 17)
+        together += sum(len(block.rows) > 1 for block in blocks)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(json_reader, "_plain_objects", lambda _: None)
+            patch.setattr(csv_reader, "_plain", lambda *_: None)
+            patch.setattr(csv_reader, "_good", lambda *_: None)
+            expected = found(1)
+        assert (repr(records), messages) == (repr(expected[0]), expected[1])
+        assert not expected[2]
+    assert together > 50

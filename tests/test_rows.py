@@ -140,7 +140,7 @@ class TestCache:
     def test_a_second_start_reads_nothing_again(self, tmp_path, monkeypatch):
         write_lines(tmp_path, "a.jsonl", ROWS)
         first = load(tmp_path, data_files="a.jsonl")["train"]
-        monkeypatch.setattr("hf_mtl.data.local_rows.read_file", None)
+        monkeypatch.setattr("hf_mtl.data.local_rows.read_blocks", None)
         second = load(tmp_path, data_files="a.jsonl")["train"]
         assert second.fingerprint == first.fingerprint
         assert second.batch(0, 40) == first.batch(0, 40)

@@ -1,11 +1,14 @@
 """Labelled spans of characters become tags of words, or the row that they do not fit is named."""
 
+import datasets
 import pytest
 
+from hf_mtl.data.preparation import prepare
 from hf_mtl.errors import DataError
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spans import read_spans, span_tags, span_words
-from tests.test_preparation import NAMES, TOPIC, prepared, sequences_of
+from tests.test_preparation import NAMES, TOPIC, config_of, prepared, sequences_of
+from tests.tiny import tiny_tokenizer
 
 SPANS = {"task_type": "token-classification", "dataset": "d", "spans_column": "spans"}
 LONDON = "Adele sang in London. London, 2 times!"
@@ -158,3 +161,43 @@ def test_the_weight_of_a_type_holds_for_both_its_tags(tmp_path):
     task = SPANS | {"class_weight": {"name": 3.0}}
     found = prepared(tmp_path, rows, {"text_column": "text"}, {"names": task})
     assert found.tasks["names"].class_weight.tolist() == [1.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "cell", "message"),
+    [
+        (SPANS, "spans", [[0, 5, "person"]], "is no span; a span has start, end and label"),
+        (NAMES, "tags", 3, "tags 3 are not a list"),
+    ],
+    ids=["spans", "tags"],
+)
+def test_where_no_cell_can_be_read_the_rows_are_named(tmp_path, task, column, cell, message):
+    columns = {"text_column": "text", "tokens_column": "tokens"}
+    made = [{"text": LONDON, "tokens": ["Adele"], column: own} for own in (None, cell, cell)]
+    with pytest.raises(DataError) as refused:
+        prepared(tmp_path, made, columns, {"names": task})
+    lines = str(refused.value).splitlines()
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in lines] == ["rows.jsonl row 2", "rows.jsonl row 3"]
+    assert all(f"column {column!r}: " in line and message in line for line in lines)
+
+
+def test_a_column_of_spans_that_is_not_there_is_called_so(tmp_path):
+    with pytest.raises(DataError, match=r"has no column 'spans' \(spans_column of data set d\)"):
+        prepared(tmp_path, [{"text": LONDON}], {"text_column": "text"}, {"names": SPANS})
+
+
+def test_labels_of_spans_may_be_places_in_the_names_of_the_data_set(tmp_path):
+    names = datasets.ClassLabel(names=["place", "person"])
+    own = {"start": datasets.Value("int32"), "end": datasets.Value("int32"), "label": names}
+    features = datasets.Features({"text": datasets.Value("string"), "spans": datasets.List(own)})
+    cells = {"text": [LONDON, "x"], "spans": [[span(0, 5, 1), span(15, 21, 0)], []]}
+    config = config_of(tmp_path, [], {"text_column": "text", "path": None, "data_files": None}, {"names": SPANS})
+    for told in (features, None):
+        cells["spans"] = cells["spans"] if told else [[span(0, 5, "person"), span(15, 21)], []]
+        memory = {"d": datasets.Dataset.from_dict(cells, features=told)}
+        found = prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory)
+        assert sorted(found.tasks["names"].spec.label_list) == ["B-person", "B-place", "I-person", "I-place", "O"]
+        assert found.sequences["d"]["train"].summary.labels["names"] == {"person": 1, "place": 1}
+    wrong = datasets.Dataset.from_dict({"text": [LONDON], "spans": [[span(0, 5, -1)]]}, features=features)
+    with pytest.raises(DataError, match=r"d.train. row 1: column 'spans': .*-1 has no name"):
+        prepare(config, tiny_tokenizer("wordpiece", 16), memory={"d": wrong})

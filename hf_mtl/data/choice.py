@@ -74,8 +74,11 @@ def _by_length(split: RowSplit, config: DatasetConfig) -> dict[str, list[int]]:
     least, most = config.min_characters or 0, config.max_characters or float("inf")
     short, long = [], []
     for row, text in enumerate(split.texts(config)):
-        count = sum(map(len, json.loads(text))) if config.text_pair_column else len(text)
-        if count < least and text.strip():
+        parts = _parts(text, config)
+        count = sum(map(len, parts))
+        if not all(map(str.strip, parts)):
+            continue
+        if count < least:
             short.append(row)
         elif count > most:
             long.append(row)
@@ -88,7 +91,13 @@ def _by_length(split: RowSplit, config: DatasetConfig) -> dict[str, list[int]]:
 def _keys(split: RowSplit, config: DatasetConfig) -> Iterator[bytes | None]:
     """What tells each row's text apart, in 16 bytes; None for no text, which is left out as such elsewhere."""
     for text in split.texts(config):
-        yield hashlib.blake2b(text.encode(), digest_size=16).digest() if text.strip() else None
+        says = all(map(str.strip, _parts(text, config)))
+        yield hashlib.blake2b(text.encode(), digest_size=16).digest() if says else None
+
+
+def _parts(text: str, config: DatasetConfig) -> list[str]:
+    """The texts of a row: two of a pair, which is none without both."""
+    return json.loads(text) if config.text_pair_column else [text]
 
 
 def _labels(split: RowSplit, columns: LabelKeys) -> Iterator[tuple[str | None, ...]]:

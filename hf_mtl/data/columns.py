@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.records import kind
+from hf_mtl.data.records import Block, kind
 from hf_mtl.errors import DataError
 
 POSITION = {"_row": datasets.Value("int64"), "_line": datasets.Value("int64"), "_file": datasets.Value("int32")}
@@ -25,6 +25,7 @@ def _plain(value: Any) -> Any:
     raise TypeError
 
 
+_TEXT = {str, type(None)}
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
 
 
@@ -39,15 +40,15 @@ class Columns:
     Args:
         texts: column → its key in the run file (`text_column`, `text_pair_column`).
         tokens: the column of words, if any.
-        labels: columns that tasks read.
+        labels: column that tasks read → its key there (`label_column`, `spans_column`).
     """
 
     texts: Mapping[str, str]
     tokens: str | None
-    labels: tuple[str, ...]
+    labels: Mapping[str, str]
 
     @classmethod
-    def of(cls, config: DatasetConfig, labels: Iterable[str], name: str) -> "Columns":
+    def of(cls, config: DatasetConfig, labels: Iterable[str], name: str, spans: Collection[str] = ()) -> "Columns":
         """The columns that a data set of the run file and its tasks name.
 
         Raises:
@@ -57,7 +58,8 @@ class Columns:
         texts = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
         keys = [(column, key) for key, column in texts.items() if column]
         keys += [(tokens, "tokens_column")] if tokens else []
-        keys += [(column, "label_column of a task") for column in dict.fromkeys(labels)]
+        own = {column: "spans_column" if column in spans else "label_column" for column in labels}
+        keys += [(column, f"{key} of a task") for column, key in own.items()]
         used: dict[str, str] = {}
         for column, key in keys:
             if column in used:
@@ -65,7 +67,7 @@ class Columns:
             if column in POSITION:
                 raise DataError(f"datasets.{name}: {key} {column!r} is a name hf_mtl uses itself; rename the column")
             used[column] = key
-        return cls({column: key for key, column in texts.items() if column}, tokens, tuple(dict.fromkeys(labels)))
+        return cls({column: key for key, column in texts.items() if column}, tokens, own)
 
     @property
     def names(self) -> list[str]:
@@ -80,9 +82,7 @@ class Columns:
 
     def key(self, column: str) -> str:
         """The key of the run file that names `column`."""
-        if column in self.texts:
-            return self.texts[column]
-        return "tokens_column" if column == self.tokens else "label_column"
+        return "tokens_column" if column == self.tokens else {**self.texts, **self.labels}[column]
 
     def read(self, values: Mapping[str, Any], from_csv: bool = False) -> list[Any]:
         """The cells of a row in the order of `names`, label cells as JSON text; an absent cell is null.
@@ -95,6 +95,19 @@ class Columns:
             cells.append(_tokens(self.tokens, values.get(self.tokens), from_csv))
         cells += [_label(column, values.get(column), from_csv) for column in self.labels]
         return cells
+
+    def read_all(self, block: Block, from_csv: bool = False) -> list[Sequence[Any]]:
+        """As `read`, for many rows at once: the cells by column.
+
+        Raises:
+            CellError: if a row may be wrong; `read` says which.
+        """
+        nothing = [None] * len(block.rows)
+        found = {column: block.columns.get(column, nothing) for column in self.names}
+        cells: list[Sequence[Any]] = [_texts(column, found[column]) for column in self.texts]
+        if self.tokens:
+            cells.append([_tokens(self.tokens, cell, from_csv) for cell in found[self.tokens]])
+        return cells + [_labels(column, found[column], from_csv) for column in self.labels]
 
     def missing(self, name: str, source: str, absent: Iterable[str], found: Sequence[str]) -> str:
         """The message about columns that `source` does not have."""
@@ -119,6 +132,20 @@ def _text(column: str, cell: Any) -> str | None:
     if cell is None or isinstance(cell, str):
         return _encodable(column, cell)
     raise CellError(f"column {column!r} holds {kind(cell)}; a text must be a string")
+
+
+def _texts(column: str, cells: Sequence[Any]) -> Sequence[str | None]:
+    if not set(map(type, cells)) <= _TEXT:
+        raise CellError(f"column {column!r} holds other things than text")
+    _encodable(column, "".join(filter(None, cells)))
+    return cells
+
+
+def _labels(column: str, cells: Sequence[Any], from_csv: bool) -> list[str | None]:
+    if not set(map(type, cells)) <= _TEXT:  # 1 and true would be one key.
+        return [_label(column, cell, from_csv) for cell in cells]
+    known = {cell: _label(column, cell, from_csv) for cell in set(cells)}
+    return [known[cell] for cell in cells]
 
 
 def _tokens(column: str, cell: Any, from_csv: bool) -> list[str] | None:

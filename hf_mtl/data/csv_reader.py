@@ -1,21 +1,23 @@
 """CSV and TSV: every cell is a string, the empty one null; a row that does not fit its header is refused."""
 
 import csv
+import io
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from hf_mtl.data.files import SourceFile, bad_byte
-from hf_mtl.data.records import Problems, ReadOptions, Record, not_encoded, place
+from hf_mtl.data.records import Block, Problems, ReadOptions, Record, not_encoded, place
 from hf_mtl.errors import DataError
 
+PIECE = 1 << 17
+"""Characters that are read at once."""
 SEPARATORS = ",;\t|"
 LONGEST_CELL = 50_000_000
 """Characters; a quote that is never closed is found here at the latest."""
 
 
-def read_csv(source: SourceFile, options: ReadOptions, problems: Problems) -> Iterator[Record]:
+def read_csv(source: SourceFile, options: ReadOptions, problems: Problems) -> Iterator[Record | Block]:
     """The rows of a csv, quoted as RFC 4180 has it; blank lines are no rows.
 
     The separator is `options.sep`, the tab for a `.tsv`, else the most frequent of , ; tab | in the first line.
@@ -23,27 +25,97 @@ def read_csv(source: SourceFile, options: ReadOptions, problems: Problems) -> It
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     with source.open_text(options.encoding, newline="") as text:
-        first = text.readline()
-        separator = options.sep or ("\t" if source.suffix == ".tsv" else _separator(first))
-        rows = _rows(csv.reader(itertools.chain([first], text), delimiter=separator, strict=True))
+        piece = text.readline()
+        separator = options.sep or ("\t" if source.suffix == ".tsv" else _separator(piece))
         columns: list[str] | None = None
-        row = 0
-        for line, cells, problem in rows:
-            is_header = columns is None and options.header
-            row += not is_header
-            problem = problem or _bad_bytes(cells, options.encoding)
-            if columns is None and problem is None:
-                columns = _columns(source, options, cells, line)
-                if is_header:
+        row = line = 0
+        while piece:
+            rows: list[Row] = []
+            block = None if columns is None else _plain(piece, separator, columns, row + 1, line + 1)
+            if block is None:
+                rows, line = _rows(piece, text, separator, line)
+                block = None if columns is None else _good(rows, columns, row + 1)
+            else:
+                line += len(block.rows)
+            if block is not None:
+                row, rows = row + len(block.rows), []
+                yield block
+            for start, cells, problem in rows:
+                is_header = columns is None and options.header
+                row += not is_header
+                problem = problem or _bad_bytes(cells, options.encoding)
+                if columns is None and problem is None:
+                    columns = _columns(source, options, cells, start)
+                    if is_header:
+                        continue
+                if problem is None and columns is not None and len(cells) != len(columns):
+                    problem = _ragged(cells, columns, separator)
+                if problem is not None or columns is None:
+                    problems.add(f"{_place(source, row, start)}: {problem}")
+                    if is_header:
+                        return
                     continue
-            if problem is None and columns is not None and len(cells) != len(columns):
-                problem = _ragged(cells, columns, separator)
-            if problem is not None or columns is None:
-                problems.add(f"{_place(source, row, line)}: {problem}")
-                if is_header:
-                    return
-                continue
-            yield Record(row, line, dict(zip(columns, (cell or None for cell in cells), strict=True)))
+                yield Record(row, start, dict(zip(columns, (cell or None for cell in cells), strict=True)))
+            # Whole lines; up to the header one at a time.
+            piece = text.read(0 if columns is None else PIECE) + text.readline()
+
+
+Row = tuple[int, list[str], str | None]
+"""The line where a row begins, its cells, and what is wrong with it."""
+
+
+def _plain(piece: str, separator: str, columns: Sequence[str], row: int, line: int) -> Block | None:
+    """Lines without a quote that are a good row each; None for any other lines."""
+    piece = piece.replace("\r\n", "\n").removesuffix("\n")
+    if '"' in piece or "\r" in piece or len(piece) > LONGEST_CELL or bad_byte(piece) is not None:
+        return None
+    # A line's end is left before the cell behind it: if all of these stand in the first column, no row is ragged.
+    cells = piece.replace("\n", f"{separator}\n").split(separator)
+    first = "".join(cells[:: len(columns)]).split("\n")
+    count = len(first)
+    if count != piece.count("\n") + 1 or len(cells) != len(columns) * count:
+        return None
+    if len(columns) == 1 and not all(map(str.strip, first)):
+        return None
+    found = [first, *(cells[number :: len(columns)] for number in range(1, len(columns)))]
+    return Block(range(row, row + count), range(line, line + count), _by_name(columns, found))
+
+
+def _rows(piece: str, more: Iterable[str], separator: str, before: int) -> tuple[list[Row], int]:
+    """The rows that begin in a piece, which has `before` lines before it; and the number of the last line.
+
+    Blank lines are left out.
+    """
+    rows: list[Row] = []
+    lines = list(io.StringIO(piece, newline=""))
+    # A reader looks no line further than the row at hand: a quoted cell may go on behind the piece.
+    reader = csv.reader(itertools.chain(lines, more), delimiter=separator, strict=True)
+    while reader.line_num < len(lines):
+        line = before + reader.line_num + 1
+        try:
+            cells = next(reader)
+        except csv.Error as error:
+            rows.append((line, [], _quoting(error, line, before + reader.line_num)))
+        else:
+            if len(cells) > 1 or (cells and cells[0].strip()):
+                rows.append((line, cells, None))
+    return rows, before + reader.line_num
+
+
+def _good(rows: Sequence[Row], columns: Sequence[str], row: int) -> Block | None:
+    """Rows of which none has anything wrong with it; None for any others."""
+    if not rows or any(problem or len(cells) != len(columns) for _, cells, problem in rows):
+        return None
+    found = list(zip(*(cells for _, cells, _ in rows), strict=True))
+    if any(bad_byte("".join(column)) is not None for column in found):
+        return None
+    return Block(range(row, row + len(rows)), [line for line, _, _ in rows], _by_name(columns, found))
+
+
+def _by_name(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> dict[str, Sequence[str | None]]:
+    """Columns under their names, with the empty cell null."""
+    values = ([cell or None for cell in column] if "" in column else column for column in cells)
+    return dict(zip(columns, values, strict=True))
 
 
 def _place(source: SourceFile, row: int, line: int) -> str:
@@ -54,21 +126,6 @@ def _separator(line: str) -> str:
     outside = "".join(line.split('"')[::2])
     counts = Counter(character for character in outside if character in SEPARATORS)
     return max(SEPARATORS, key=lambda separator: counts[separator])
-
-
-def _rows(reader: Any) -> Iterator[tuple[int, list[str], str | None]]:
-    """(line where the row begins, its cells, what is wrong with it) of all rows but blank ones."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, [], _quoting(error, line, reader.line_num)
-            continue
-        if len(cells) > 1 or (cells and cells[0].strip()):
-            yield line, cells, None
 
 
 def _quoting(error: csv.Error, first: int, last: int) -> str:

@@ -11,15 +11,15 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config_keys import DatasetConfig
+from hf_mtl.data.records import Problems
 from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.texts import WordError, find_words, join_words
-from hf_mtl.errors import DataError
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spans import check_within, span_words
 from hf_mtl.tasks.task import Task, Window
 
 BATCH = 500
-SHOWN_ERRORS = 20
+SHOWN_ROWS = 20
 WINDOW_OVERLAP = 4
 """Overlapping windows share this part of `max_length`: a quarter."""
 
@@ -38,6 +38,19 @@ class Summary:
     task_without_label: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counter[str]] = field(default_factory=dict)
     notes: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def extend(self, behind: "Summary") -> None:
+        """Takes in what was counted of rows that stand behind these in the same split."""
+        self.sequences += behind.sequences
+        self.over_length += behind.over_length
+        self.without_text += behind.without_text
+        self.without_text_rows = (self.without_text_rows + behind.without_text_rows)[:SHOWN_ROWS]
+        self.without_label += behind.without_label
+        self.without_label_rows = (self.without_label_rows + behind.without_label_rows)[:SHOWN_ROWS]
+        self.task_without_label.update(behind.task_without_label)
+        for own, other in ((self.labels, behind.labels), (self.notes, behind.notes)):
+            for task, counts in other.items():
+                own[task].update(counts)
 
     def to_json(self) -> str:
         return json.dumps(vars(self), ensure_ascii=False)  # asdict would count a Counter's pairs anew
@@ -123,8 +136,7 @@ class RowEncoder:
         self.label_columns, self.span_columns, self.readers = label_columns, span_columns, readers
         self.tokenizer, self.max_length = tokenizer, max_length
         self.windowed = any(task.reads_windows for task in tasks.values())
-        self.errors: list[str] = []
-        self.hidden_errors = 0
+        self.problems = Problems("row")
         self.summary = Summary(
             rows=len(split), labels={name: Counter() for name in tasks}, notes={name: notes[name] for name in tasks}
         )
@@ -143,19 +155,15 @@ class RowEncoder:
             columns |= {f"{name}.{key}": feature for key, feature in own.items()}
         return datasets.Features(columns)
 
-    def batches(self) -> Iterator[dict[str, list]]:
-        """Columns of sequences, a batch of rows at a time.
+    def batches(self, start: int, stop: int) -> Iterator[dict[str, list]]:
+        """Columns of the sequences of the rows from `start` to before `stop`, a batch of rows at a time.
 
-        Raises:
-            DataError: at the end, naming the rows that cannot be read.
+        Rows that cannot be read are put to `problems`.
         """
-        for start in range(0, len(self.split), BATCH):
-            columns = self._encode_batch(start, self.split.batch(start, start + BATCH))
+        for first in range(start, stop, BATCH):
+            columns = self._encode_batch(first, self.split.batch(first, min(first + BATCH, stop)))
             if columns["input_ids"]:
                 yield columns
-        if self.errors:
-            more = [f"… and {self.hidden_errors} more rows"] if self.hidden_errors else []
-            raise DataError("\n".join(self.errors + more))
 
     def _encode_batch(self, start: int, columns: dict[str, list]) -> dict[str, list]:
         texts, pairs, words, kept = self._texts(start, columns)
@@ -285,12 +293,10 @@ class RowEncoder:
         return encoded
 
     def _refuse(self, row: int, message: str) -> None:
-        if len(self.errors) < SHOWN_ERRORS:
-            self.errors.append(f"{self.split.where(row)}: {message}")
-        else:
-            self.hidden_errors += 1
+        # To find a row's place takes a while, and there may be a million.
+        self.problems.add("" if self.problems.is_full else f"{self.split.where(row)}: {message}")
 
     @staticmethod
     def _name(rows: list[int], row: int) -> None:
-        if len(rows) < SHOWN_ERRORS:
+        if len(rows) < SHOWN_ROWS:
             rows.append(row)

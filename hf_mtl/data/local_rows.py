@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.arrow_writer import ArrowWriter
+import numpy as np
+import pyarrow as pa
 
 from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.columns import CellError, Columns
 from hf_mtl.data.files import SourceFile
-from hf_mtl.data.readers import read_file
-from hf_mtl.data.records import Problems, ReadOptions, Record, place
+from hf_mtl.data.readers import read_blocks
+from hf_mtl.data.records import Block, Problems, ReadOptions, Record, place
 from hf_mtl.errors import DataError
 
 FORMAT = 1
 """To be raised when the readers give other rows for the same files: what is cached is then read again."""
-BATCH = 2000
+BATCH = 500
 NO_HEADER = "; if the first line is a row, write csv: {header: false, names: [text, label]}"
 
 
@@ -42,16 +43,65 @@ class RowTable:
     def rows(self, source: str, file: int, records: Iterable[Record]) -> Iterator[list[Any]]:
         """The cells of each record, position behind them; what is wrong is put to `problems`."""
         for record in records:
+            self._find(record.values)
             self.count += 1
-            if self.absent:
-                self.absent.difference_update(record.values)
-                self.found.update(dict.fromkeys(map(str, record.values)))
             try:
                 cells = self.columns.read(record.values, self.from_csv)
             except CellError as error:
                 self.problems.add(f"{place(source, record.row, record.line)}: {error}")
                 continue
             yield [*cells, record.row, record.line, file]
+
+    def batches(
+        self, source: str, file: int, found: Iterable[Record | Block], problems: Problems
+    ) -> Iterator[list[Sequence[Any]]]:
+        """The cells of many rows by column, position behind them; what is wrong is put to the table's `problems`.
+
+        Args:
+            source: as messages call it.
+            file: its number.
+            found: the rows as their reader gives them.
+            problems: the reader's own.
+        """
+        for block in self._blocks(found, problems):
+            try:
+                cells = self.columns.read_all(block, self.from_csv)
+            except CellError:
+                if rows := list(self.rows(source, file, block.records())):
+                    yield list(zip(*rows, strict=True))
+            else:
+                self.count += len(block.rows)
+                yield [*cells, block.rows, block.lines, [file] * len(block.rows)]
+
+    def _blocks(self, found: Iterable[Record | Block], problems: Problems) -> Iterator[Block]:
+        """All rows in blocks. The reader's problems are taken over when what stands before them is through."""
+        pending: list[Record] = []
+        for one in found:
+            if pending and (len(pending) == BATCH or problems.count or isinstance(one, Block)):
+                yield self._block(pending)
+                pending = []
+            if problems.count:
+                self.problems.take(problems)
+            if isinstance(one, Block):
+                self._find(one.columns)
+                yield one
+            else:
+                self._find(one.values)
+                pending.append(one)
+        if pending:
+            yield self._block(pending)
+        self.problems.take(problems)
+
+    def _block(self, records: Sequence[Record]) -> Block:
+        rows, lines, values = zip(*records, strict=True)
+        seen = [name for name in self.columns.names if name not in self.absent]
+        return Block(rows, lines, {name: [cells.get(name) for cells in values] for name in seen})
+
+    def _find(self, values: Iterable[Any]) -> None:
+        """Notes which columns there are, as long as some have not been seen."""
+        if self.absent:
+            self.absent.difference_update(values)
+            self.found.update(dict.fromkeys(map(str, values)))
 
     def check(self, split: str, sources: Sequence[str]) -> None:
         """Refuses what was read, if anything is wrong with it.
@@ -88,14 +138,15 @@ def read_files(
 
     def write(folder: Path) -> None:
         table = RowTable(name, columns, from_csv=options.format == "csv")
-        with ArrowWriter(path=str(folder / "rows.arrow"), features=columns.features()) as writer:
+        schema = columns.features().arrow_schema
+        with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for number, file in enumerate(files):
-                records = read_file(file, options, table.problems)
-                for batch in _batches(table.rows(file.name, number, records)):
+                problems = Problems()
+                found = read_blocks(file, options, problems)
+                for cells in table.batches(file.name, number, found, problems):
                     if not table.problems.count:
-                        writer.write_batch(dict(zip(columns.features(), zip(*batch, strict=True), strict=True)))
+                        writer.write_batch(pa.record_batch(list(map(_array, cells, schema.types)), schema=schema))
             table.check(split, sources)
-            writer.finalize()
 
     folder = cached_folder(key, write)
     return datasets.Dataset.from_file(str(folder / "rows.arrow")), key
@@ -131,15 +182,8 @@ def _records(source: str, rows: Any) -> Iterator[Record]:
         yield Record(number, 0, dict(zip(rows, cells, strict=True)))
 
 
-def _batches(rows: Iterable[list[Any]]) -> Iterator[list[list[Any]]]:
-    batch: list[list[Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array(np.arange(cells.start, cells.stop) if isinstance(cells, range) else cells, kind)
 
 
 def _digest(file: SourceFile) -> str:

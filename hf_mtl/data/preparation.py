@@ -13,13 +13,13 @@ from typing import Any
 import datasets
 import tokenizers
 import transformers
-from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig
 from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.choice import LabelKeys
 from hf_mtl.data.encoding import RowEncoder, Sequences, Summary
+from hf_mtl.data.parts import write_sequences
 from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.rows import load_rows
 from hf_mtl.data.tokenizer import clear_call_state
@@ -28,7 +28,7 @@ from hf_mtl.tasks.labels import LabelError, label_name, shown
 from hf_mtl.tasks.task import Cells, Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when the encoding of rows changes, so that a cache of older sequences is not read."""
 CELLS = 10_000
 
@@ -120,6 +120,7 @@ def _load(
         memory=None if memory is None else memory.get(name),
         wanted=None if wanted is None else sorted(wanted),
         label_keys=_label_keys(entries),
+        span_columns=[entry.spans_column for entry in readers if entry.spans_column],
     )
 
 
@@ -246,10 +247,7 @@ def encode_split(
 
     def write(folder: Path) -> None:
         encoder = _encoder(split, config, tasks, entries, tokenizer, max_length)
-        with ArrowWriter(path=str(folder / "sequences.arrow"), features=encoder.features()) as writer:
-            for batch in encoder.batches():
-                writer.write_batch(batch)
-            writer.finalize()
+        write_sequences(encoder, folder / "sequences.arrow")
         (folder / "summary.json").write_text(encoder.summary.to_json(), encoding="utf-8")
 
     folder = cached_folder(key, write)

@@ -1,6 +1,6 @@
 """What the readers of local files share: a row and where it stands, how to read, and the errors of one reading."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,17 +17,46 @@ class Record(NamedTuple):
     values: Mapping[str, Any]
 
 
-class Problems:
-    """The errors of one reading: the first ones in full, the rest counted."""
+class Block(NamedTuple):
+    """Rows that stand behind one another, by column: many are checked at once in a fraction of the time."""
 
-    def __init__(self) -> None:
+    rows: Sequence[int]
+    lines: Sequence[int]
+    columns: Mapping[str, Sequence[Any]]
+
+    def records(self) -> Iterator[Record]:
+        """The same row by row."""
+        for row, line, *cells in zip(self.rows, self.lines, *self.columns.values(), strict=True):
+            yield Record(row, line, dict(zip(self.columns, cells, strict=True)))
+
+
+class Problems:
+    """The errors of one reading: the first ones in full, the rest counted.
+
+    Args:
+        noun: what is counted.
+    """
+
+    def __init__(self, noun: str = "error") -> None:
+        self.noun = noun
         self.messages: list[str] = []
         self.count = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether any more are counted alone."""
+        return len(self.messages) >= SHOWN_ERRORS
+
     def add(self, message: str) -> None:
         self.count += 1
-        if len(self.messages) < SHOWN_ERRORS:
+        if not self.is_full:
             self.messages.append(message)
+
+    def take(self, behind: "Problems") -> None:
+        """Takes over the errors of what stands behind, which are no longer there then."""
+        self.count += behind.count
+        self.messages = (self.messages + behind.messages)[:SHOWN_ERRORS]
+        behind.count, behind.messages = 0, []
 
     def raise_if_any(self) -> None:
         """Ends a reading.
@@ -38,7 +67,7 @@ class Problems:
         if self.count == 0:
             return
         hidden = self.count - len(self.messages)
-        more = [f"… and {hidden} more " + ("error" if hidden == 1 else "errors")] if hidden else []
+        more = [f"… and {hidden} more {self.noun}{'' if hidden == 1 else 's'}"] if hidden else []
         raise DataError("\n".join(self.messages + more))
 
 

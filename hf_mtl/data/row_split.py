@@ -80,10 +80,10 @@ class RowSplit:
         return batch
 
     def class_names(self, column: str) -> list[str] | None:
-        """The names of a column of `ClassLabel`, or of lists of them."""
+        """The names of a column of `ClassLabel`, of lists of them, or of spans with such a label."""
         feature = self.dataset.features[column]
-        while isinstance(feature, (datasets.List, datasets.LargeList)):
-            feature = feature.feature
+        while isinstance(feature, (datasets.List, datasets.LargeList, dict)):
+            feature = feature.get("label") if isinstance(feature, dict) else feature.feature
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
     def take(self, rows: np.ndarray, *left_out: LeftOut) -> "RowSplit":

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ def load_rows(
     wanted: Sequence[str] | None = None,
     required: Sequence[str] = ("train",),
     label_keys: LabelKeys | None = None,
+    span_columns: Collection[str] = (),
 ) -> dict[str, RowSplit]:
     """The splits of a data set under their names train, validation and test, those that there are.
 
@@ -52,11 +53,12 @@ def load_rows(
         wanted: the splits to give back; all by default.
         required: splits that must be there, as far as they are wanted.
         label_keys: of columns whose cells are not told apart by all that they hold.
+        span_columns: those of `label_columns` that hold spans.
 
     Raises:
         DataError: with what is wrong and where.
     """
-    columns = Columns.of(config, label_columns, name)
+    columns = Columns.of(config, label_columns, name, span_columns)
     source = _source(name, config, base_dir or os.getcwd(), memory, columns)
     roles = _roles(name, config, list(source))
     names = [role for role in ROLES if wanted is None or role in wanted]
@@ -123,7 +125,7 @@ def _files(
 def _local(config: DatasetConfig, name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
     csv = config.csv.model_dump() if config.csv is not None and config.path == "csv" else {}
     options = ReadOptions(
-        str(config.path), **csv, columns=config.columns, tokens=columns.tokens or "tokens", labels=columns.labels
+        str(config.path), **csv, columns=config.columns, tokens=columns.tokens or "tokens", labels=tuple(columns.labels)
     )
     dataset, fingerprint = read_files(name, split, files, options, columns)
     return RowSplit(dataset, [file.name for file in files], frozenset(columns.labels), fingerprint)
@@ -204,7 +206,7 @@ def _cut(
     name: str, train: RowSplit, shares: Mapping[str, float], seed: int, columns: Columns, config: DatasetConfig
 ) -> dict[str, RowSplit]:
     try:
-        cut = cut_rows(train.texts(config), _strata(train, columns.labels), shares, seed)
+        cut = cut_rows(train.texts(config), _strata(train, list(columns.labels)), shares, seed)
     except CutError as error:
         raise DataError(f"datasets.{name}.splits.{error}") from error
     return {role: train.take(rows) for role, rows in cut.items()}

@@ -64,7 +64,7 @@ class TextFile:
         keys = {self.text_column: "text_column"}
         if self.text_pair_column is not None:
             keys[self.text_pair_column] = "text_pair_column"
-        return Columns(keys, None, ())
+        return Columns(keys, None, {})
 
     def check(self, tasks: Iterable[str]) -> int:
         """Read the file once, before anything is answered; gives the number of its rows.
@@ -186,7 +186,7 @@ def predict_texts(
     done = 0
     with _destination(output) as stream:
         rows = ({"text": text} for text in texts)
-        for line in _lines(pipe, rows, Columns({"text": "text_column"}, None, ()), batch_size, options):
+        for line in _lines(pipe, rows, Columns({"text": "text_column"}, None, {}), batch_size, options):
             stream.write(line)
             stream.flush()
             done += 1

@@ -104,9 +104,37 @@ def found_labels(cells: Iterable[Any], *, normalise: bool | None = None) -> list
     return sorted(labels, key=int) if all(map(is_integer, labels)) else sorted(labels)
 
 
+def labels_within(cells: Iterable[Any], read: Callable[[Any], Iterable[Any]]) -> list[str]:
+    """The sorted labels in a column of several a cell: those that `read` gives.
+
+    There are none if a cell is refused and the others give no list of labels: it is that cell's row that must be named,
+    which is done where it is read.
+
+    Raises:
+        LabelError: as for `found_labels`.
+    """
+    refused = False
+
+    def each() -> Iterator[Any]:
+        nonlocal refused
+        for cell in cells:
+            try:
+                yield from () if cell is None else read(cell)
+            except LabelError:
+                refused = True
+
+    try:
+        return found_labels(each())
+    except LabelError:
+        if not refused:
+            raise
+        return []
+
+
 def folded(name: str) -> str:
     """A label's name without what spelling alone may change: case, and blanks of any kind around and between words."""
-    return " ".join(name.split()).casefold()
+    # Not casefold, for which ß is ss: Maße (measures) and Masse (mass) are two words.
+    return " ".join(name.split()).lower()
 
 
 def _one_spelling(names: Counter[str], normalise: bool | None) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unicodedata import category
 
-from hf_mtl.tasks.labels import LabelError, label_name, shown
+from hf_mtl.tasks.labels import LabelError, class_name, label_name, shown
 
 # Scripts that write no blanks between words: each character is one.
 _ALONE = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -27,15 +27,19 @@ class Spans:
     found: tuple[Span, ...]
 
 
-def read_spans(cell: Any) -> Spans:
+def read_spans(cell: Any, names: Sequence[str] | None = None) -> Spans:
     """The spans in a cell.
+
+    Args:
+        cell: a list of spans.
+        names: what integers are places in: the names of a `ClassLabel`.
 
     Raises:
         LabelError: if the cell is no list of spans, or two of them overlap: a word has one tag.
     """
     if not isinstance(cell, list):
         raise LabelError(f'spans {shown(cell)} are not a list; write [{{"start": 0, "end": 6, "label": "place"}}]')
-    spans = sorted(_span(one) for one in cell)
+    spans = sorted(_span(one, names) for one in cell)
     for before, after in zip(spans, spans[1:], strict=False):
         if after.start < before.end:
             told = " and ".join(f"{one.start}–{one.end} ({one.label})" for one in (before, after))
@@ -43,7 +47,7 @@ def read_spans(cell: Any) -> Spans:
     return Spans(tuple(spans))
 
 
-def _span(one: Any) -> Span:
+def _span(one: Any, names: Sequence[str] | None) -> Span:
     if not isinstance(one, dict) or not {"start", "end", "label"} <= set(one):
         raise LabelError(f"{shown(one)} is no span; a span has start, end and label")
     start, end = one["start"], one["end"]
@@ -52,7 +56,8 @@ def _span(one: Any) -> Span:
             raise LabelError(f"span {shown(one)}: start and end are whole numbers of characters from 0 on")
     if end <= start:
         raise LabelError(f"span {shown(one)}: its end is not behind its start; the end is the place after it")
-    name = label_name(one["label"])
+    label = one["label"]
+    name = class_name(label, names) if names and type(label) is int else label_name(label)
     if not name:
         raise LabelError(f"span {shown(one)} has an empty label")
     return Span(start, end, name)

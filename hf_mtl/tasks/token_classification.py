@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import datasets
@@ -16,9 +17,9 @@ from hf_mtl.tasks.labels import (
     LabelError,
     LabelIndex,
     class_name,
-    found_labels,
     is_integer,
     label_name,
+    labels_within,
     readable,
     shown,
 )
@@ -62,10 +63,10 @@ class TokenClassification(Task):
         else:
             scheme = config.tag_scheme or find_scheme(_tags(cells, _integer_names(class_names, listed)))
         if named is None and config.spans_column is not None:
-            named = found_labels(span.label for row in readable(cells(), read_spans) for span in row.found)
+            named = labels_within(cells(), lambda cell: [span.label for span in read_spans(cell).found])
         elif named is None:
             # A tag that only other tags show to be wrong is found when its row is read, where the row is known.
-            named = found_labels(tag for row in _tags(cells, None) for tag in row if tag is not None)
+            named = labels_within(cells(), lambda cell: [tag for tag in tag_names(cell, None) if tag is not None])
             if scheme != "none":
                 named = [tag for tag in named if split_tag(tag)[0]]
         spec = TaskSpec(
@@ -75,7 +76,7 @@ class TokenClassification(Task):
             tag_scheme="none" if scheme == "none" else "BIO",
         )
         task = cls(spec, label_smoothing_factor=config.label_smoothing_factor)
-        if config.class_weight is not None:
+        if config.class_weight is not None and named:
             labels = spec.label_list or []
             counts: Counter[str] = Counter()
             if config.class_weight == "balanced":
@@ -98,7 +99,7 @@ class TokenClassification(Task):
         self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
     ) -> Callable[[Any], Any]:
         if config.spans_column is not None:
-            return read_spans
+            return partial(read_spans, names=class_names)
         labels = self.spec.label_list or []
         listed = [label_name(label) for label in config.label_list] if config.label_list is not None else None
         names = _integer_names(class_names, listed)

@@ -25,7 +25,7 @@ from tests.acceptance.hard_cases import (
     label,
     tags,
 )
-from tests.acceptance.hard_files import AWKWARD_TEXTS, HARD, Bench, left_out, lines, message, write_copies
+from tests.acceptance.hard_files import AWKWARD_TEXTS, HARD, Bench, left_out, lines, message
 from tests.tiny import TOKENIZERS, tiny_tokenizer
 
 COPIED = [pytest.param(case, case.copy, id=case.name) for case in FILES if case.copy is not None]
@@ -44,19 +44,6 @@ WRONG_LABELS = (
     "unseen_label",
     "unseen_tag",
 )
-
-
-@pytest.fixture(scope="module")
-def copies(tmp_path_factory):
-    return write_copies(tmp_path_factory.mktemp("copies"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """Commands in this process, with a cache of their own, so that rows read by older code are read again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield Bench(tmp_path_factory.mktemp("bench"))
 
 
 def configure(bench: Bench, case: Case, folder: Path) -> Path:

@@ -6,23 +6,11 @@ import re
 import pytest
 
 from tests.acceptance.hard_cases import PLACES, TEXT, WORDS, label, tags
-from tests.acceptance.hard_files import HARD, TEXTS, Bench, Done, labelled, left_out, lines, message, write_copies
+from tests.acceptance.hard_files import HARD, TEXTS, Bench, Done, labelled, left_out, lines, message
 from tests.tiny import tiny_tokenizer
 
 BERLIN = {"start": 0, "end": 6, "label": "loc"}
 SPANS = {"ner": {"task_type": "token-classification", "spans_column": "spans"}}
-
-
-@pytest.fixture(scope="module")
-def copies(tmp_path_factory):
-    return write_copies(tmp_path_factory.mktemp("copies"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield Bench(tmp_path_factory.mktemp("bench"))
 
 
 def written(bench: Bench, **splits: str) -> dict[str, str]:
