@@ -109,6 +109,21 @@ def test_processes_publish_once(local_hub: LocalHub, tmp_path: Path) -> None:
     assert local_hub.token not in done.stdout + done.stderr
 
 
+def test_the_token_is_written_and_shown_nowhere(local_hub: LocalHub, tmp_path: Path) -> None:
+    run_file = tmp_path / "run.yaml"
+    run = published_run(tmp_path, num_train_epochs=1, report_to=["tensorboard"])
+    with run_file.open("w", encoding="utf-8") as file:
+        dump_yaml(run, file)
+    # At this level the client logs every call; `command` looks at what is printed.
+    done = command(
+        local_hub, tmp_path, "train", str(run_file), variables={"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"}
+    )
+    assert done.returncode == 0, done.stderr
+    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert any(name.startswith(str(tmp_path / "out" / "runs")) for name in written)
+    assert leaks(written | local_hub.files("someone/triage"), local_hub.token) == []
+
+
 @pytest.fixture
 def data(local_hub: LocalHub) -> dict[str, bytes]:
     files = {
