@@ -34,11 +34,12 @@ from hf_mtl.modeling.output import MultiTaskOutput
 from hf_mtl.modeling.private_layers import PrivateLayers, new_private
 from hf_mtl.modeling.reading import LOADING_INFO, WHERE, refuse_keywords, refuse_misfit, wanted_dtype
 from hf_mtl.modeling.scopes import lanes_of
+from hf_mtl.modeling.uploading import Uploading
 from hf_mtl.modeling.ways import Ways
 from hf_mtl.tasks.task import Task
 
 
-class MultiTaskModel(PreTrainedModel):
+class MultiTaskModel(Uploading):
     """One encoder and a stock `AutoModelFor…` head for each task.
 
     `encoder` is the stock base model without its pooler, `heads` a dict of stock models whose base model is replaced,
@@ -176,17 +177,14 @@ class MultiTaskModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as every `save_pretrained` of transformers, with the tasks as they stand now.
-
-        With adapters: these, the heads, and the encoder only if it was trained too.
-        """
+        """Save as every `save_pretrained`; with adapters these, the heads, and the encoder only if it was trained."""
         self.config.tasks = [task.spec.to_dict() for task in self.tasks.values()]
         self.config.groups = [group.to_dict() for group in self.groups] or None
         if not any(self.lanes.adapters.values()):
             with quiet():
                 super().save_pretrained(save_directory, **kwargs)
         elif kwargs.get("push_to_hub"):
-            raise UserError("push_to_hub: publish the folder of a model with adapters, with hf-mtl push")
+            raise UserError("push_to_hub: call the model's push_to_hub, or publish the folder with hf-mtl push")
         elif kwargs.get("is_main_process", True):
             weights = kwargs.get("state_dict") or self.state_dict()
             write_adapted(Path(save_directory), self.config, self.body, weights)

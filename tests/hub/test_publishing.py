@@ -1,5 +1,6 @@
 """A model's way to the Hub and back, with the real clients: huggingface_hub, transformers and PEFT."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -199,3 +200,23 @@ def test_auto_classes_read_a_published_model_once_hf_mtl_is_imported(model: Path
     push_model(model, "someone/triage")
     assert AutoConfig.from_pretrained("someone/triage").model_type == "hf_mtl"
     assert isinstance(AutoModel.from_pretrained("someone/triage"), MultiTaskModel)
+
+
+def test_transformers_own_push_publishes_a_model_with_its_adapters(
+    model: Path, adapted: Path, local_hub: LocalHub, tmp_path: Path
+) -> None:
+    MultiTaskModel.from_pretrained(model).push_to_hub("someone/plain")
+    back, own = MultiTaskModel.from_pretrained("someone/plain"), MultiTaskModel.from_pretrained(model).state_dict()
+    assert all(torch.equal(weight, own[name]) for name, weight in back.state_dict().items())
+    encoder = tmp_path / "encoder"
+    save_tiny_encoder(encoder)
+    local_hub.add("someone/encoder", {file.name: file.read_bytes() for file in encoder.iterdir()})
+    adapters = MultiTaskModel.from_pretrained(adapted)
+    adapters.push_to_hub("someone/adapted", revision="v1")
+    answer = MultiTaskPipeline.from_pretrained(adapted)(TEXT)
+    tokenizer = AutoTokenizer.from_pretrained(adapted)
+    back = MultiTaskModel.from_pretrained("someone/adapted", revision="v1")
+    assert MultiTaskPipeline(model=back, tokenizer=tokenizer)(TEXT) == answer
+    adapters.base = dataclasses.replace(adapters.base, encoder=str(encoder))
+    with pytest.raises(UserError, match="which nobody else has"):
+        adapters.push_to_hub("someone/adapted")
