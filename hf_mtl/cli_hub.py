@@ -40,16 +40,26 @@ def push(
     """
     from hf_mtl.hub.push import push_model
 
-    push_model(
-        Path(model),
-        repository,
-        private=private or None,
-        adapters_only=adapters_only,
-        per_task=per_task,
-        revision=revision,
-        message=message,
-        say=typer.echo,
-    )
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        told.append(line)
+        typer.echo(line)
+
+    try:
+        push_model(
+            Path(model),
+            repository,
+            private=private or None,
+            adapters_only=adapters_only,
+            per_task=per_task,
+            revision=revision,
+            message=message,
+            say=say,
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing else was published" if told else "stopped; nothing was published", err=True)
+        raise typer.Exit(130) from None
 
 
 def card(

@@ -24,16 +24,21 @@ GATED = f"the repository is gated: ask for access on its page, and {LOG_IN}"
 OFFLINE = NOT_CACHED.format(why="is not asked, since HF_HUB_OFFLINE is set")
 
 
-def hub_reason(error: BaseException) -> str | None:
+def hub_reason(error: BaseException, *, writing: bool = False) -> str | None:
     """What the Hub or its client says behind an error of transformers, `datasets` or huggingface_hub.
 
     Args:
         error: as it was raised; the errors that it was raised from are looked at too.
+        writing: whether something was to be published, which no cache can stand in for.
 
     Returns:
         What was found and what to do, or None if it has nothing to do with the Hub.
     """
     chain = list(causes(error))
+    if writing and any(isinstance(one, UnicodeEncodeError) for one in chain):
+        return _refused_token()
+    if writing and any(isinstance(one, OfflineModeIsEnabled) for one in chain):
+        return "HF_HUB_OFFLINE is set, and nothing can be published without the Hub; unset it"
     for kinds, reason in _REASONS:
         if any(isinstance(one, kinds) for one in chain):
             return reason if isinstance(reason, str) else without_token(reason())
@@ -41,6 +46,8 @@ def hub_reason(error: BaseException) -> str | None:
         if isinstance(one, HfHubHTTPError) and one.response is not None:
             return without_token(_by_status(one))
     if any(isinstance(one, (HubError, LocalEntryNotFoundError)) for one in chain):
+        if writing:
+            return "the Hub cannot be reached; look at the network and at HF_ENDPOINT"
         return OFFLINE if constants.HF_HUB_OFFLINE else NOT_CACHED.format(why="cannot be reached")
     return None
 
@@ -92,7 +99,7 @@ def _by_status(error: HfHubHTTPError) -> str:
         return f"the repository was changed by somebody else meanwhile{said}; look at it and try again"
     if status == 429:
         return f"the Hub answers that it was asked too often{said}; wait and try again"
-    return f"the Hub answers {status}{said}; try again later"
+    return f"the Hub answers {status}{said}" + ("; try again later" if status >= 500 else "")
 
 
 def without_token(text: str) -> str:

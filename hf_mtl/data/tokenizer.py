@@ -14,7 +14,7 @@ UNKNOWN_LIMIT = 1_000_000
 """transformers gives a far larger `model_max_length` where a tokenizer does not know its own."""
 
 
-def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, max_length: int, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The encoder's own tokenizer with `model_max_length` set to `max_length`.
 
     Special tokens that stand in a text ("[SEP]") stay text: `split_special_tokens` is on, and a Unigram model that has
@@ -24,8 +24,9 @@ def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
         UserError: if it cannot be loaded or read sequences of that length.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        where = {"revision": revision or "main", "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True, **where)
+        config = AutoConfig.from_pretrained(source, **where)
     except (OSError, HubError, ValueError) as error:
         why = hub_reason(error) or error
         raise UserError(f"encoder {source}: no tokenizer or config could be loaded from there ({why})") from error

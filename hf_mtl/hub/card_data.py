@@ -31,8 +31,8 @@ def card_data(contents: Contents, name: str, task: str | None = None) -> ModelCa
     """
     specs = [spec for spec in contents.tasks if task in (None, spec.name)]
     types = list(dict.fromkeys(spec.task_type for spec in specs))
-    used = {entry.get("dataset") for key, entry in _tasks(contents).items() if task in (None, key)}
-    sets = [entry for key, entry in contents.record.get("datasets", {}).items() if key in used]
+    # A single task's encoder was trained on the rows of the other tasks too.
+    sets = list(contents.record.get("datasets", {}).values())
     results = list(eval_results(contents, specs))
     return ModelCardData(
         base_model=base_model(contents),
@@ -75,6 +75,7 @@ def eval_results(contents: Contents, specs: list[TaskSpec]) -> Iterator[EvalResu
                     dataset_name=dataset or "unknown",
                     dataset_config=source.get("name"),
                     dataset_split=_split(contents, dataset, split),
+                    dataset_args=_share(contents, dataset, split),
                     dataset_revision=source.get("revision"),
                     metric_type=kind,
                     metric_name=metric,
@@ -98,10 +99,23 @@ def _tasks(contents: Contents) -> dict[str, Any]:
 
 
 def _split(contents: Contents, dataset: str | None, split: str) -> str:
-    """What the source calls a split; a share of train has no name there but its part in the run."""
-    splits = ((contents.run.get("datasets") or {}).get(dataset) or {}).get("splits") or {}
-    named = splits.get(split)
-    return named if isinstance(named, str) else split
+    """What the source calls a split; that of a share is the one that it was cut from."""
+    splits = _splits(contents, dataset)
+    named = splits.get(split, split)
+    return named if isinstance(named, str) else str(splits.get("train", "train"))
+
+
+def _share(contents: Contents, dataset: str | None, split: str) -> dict[str, Any] | None:
+    share = _splits(contents, dataset).get(split)
+    return {"share": share} if isinstance(share, float) else None
+
+
+def _splits(contents: Contents, dataset: str | None) -> dict[str, Any]:
+    return (_datasets(contents).get(dataset) or {}).get("splits") or {}
+
+
+def _datasets(contents: Contents) -> dict[Any, Any]:
+    return contents.run.get("datasets") or {}
 
 
 def _adapter_tags(contents: Contents, task: str | None) -> list[str]:

@@ -34,19 +34,20 @@ def tasks_section(contents: Contents, task: str | None) -> str:
     return table(["task", "type", "reads", "labels"], rows)
 
 
-def data_section(contents: Contents, task: str | None) -> str:
-    """A row a data set, and what was left out of it."""
+def data_section(contents: Contents) -> str:
+    """A row a data set, and what was left out of it. A single task's encoder was trained on those of the others too."""
     tasks = contents.run.get("tasks") or {}
     rows, remarks = [], []
     for name, entry in contents.record.get("datasets", {}).items():
-        readers = [key for key, values in tasks.items() if values.get("dataset") == name and task in (None, key)]
-        if not readers:
-            continue
+        readers = [key for key, values in tasks.items() if values.get("dataset") == name]
+        shares = ((contents.run.get("datasets") or {}).get(name) or {}).get("splits") or {}
         source = entry.get("id")
         where = f"[{source}](https://huggingface.co/datasets/{source})" if source else "local files"
         where += f", configuration {cell(entry['name'])}" if entry.get("name") else ""
         licence = entry.get("license") or ""
-        counts = ", ".join(f"{split} {one['rows']:,}" for split, one in entry.get("splits", {}).items())
+        cut = {split: f" ({share:g} of train)" for split, share in shares.items() if isinstance(share, float)}
+        splits = entry.get("splits", {})
+        counts = ", ".join(f"{split} {one['rows']:,}{cut.get(split, '')}" for split, one in splits.items())
         revision = f"`{entry['revision']}`" if entry.get("revision") else ""
         rows.append([name, where, revision, _listed(licence), counts, ", ".join(readers)])
         remarks += [f"- {name} {cell(remark)}" for remark in entry.get("remarks", ())]
@@ -68,9 +69,14 @@ def results_section(contents: Contents, task: str | None) -> str:
     return table(["task", "metric", "validation", "test"], rows) if rows else ""
 
 
-def training_section(contents: Contents) -> str:
+def training_section(contents: Contents, task: str | None) -> str:
     """The recipe where it differs from the defaults, and what it ran on."""
     lines = []
+    trained = contents.record.get("tasks", [])
+    if earlier := [spec.name for spec in contents.tasks if spec.name not in trained and trained]:
+        if task in earlier:
+            return ""
+        lines += [f"The run that added {', '.join(trained)} to a model that had {', '.join(earlier)} before it.", ""]
     if recipe := _recipe(contents):
         lines += ["Keys of the run file that are not the defaults:", "", "```yaml", recipe.rstrip("\n"), "```"]
     record = contents.record
@@ -109,7 +115,9 @@ def limits_section(contents: Contents, task: str | None) -> str:
     for spec in contents.tasks:
         if task not in (None, spec.name):
             continue
-        if not scalars(contents, "test", spec.name):
+        if spec.name not in contents.record.get("tasks", [spec.name]):
+            lines.append(f"- {spec.name}: trained in an earlier run, of which nothing is known here.")
+        elif not scalars(contents, "test", spec.name):
             lines.append(f"- {spec.name}: no test rows were measured.")
         labels = ((contents.metrics.get("test") or {}).get(spec.name) or {}).get("by_label") or {}
         few = [label for label, values in labels.items() if values.get("support", FEW) < FEW]

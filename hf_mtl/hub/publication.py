@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_mtl.config_defaults import FILE_FORMATS
 from hf_mtl.errors import UserError
-from hf_mtl.hub.card import card_text, is_changed
+from hf_mtl.hub.card import published_card
 from hf_mtl.hub.contents import CARD, METRICS, RUN_FILE, Contents
 from hf_mtl.hub.record import RECORD
 from hf_mtl.modeling.adapted_folder import ADAPTERS, HEADS
@@ -41,12 +41,13 @@ class Publication:
         return sorted(name for name in present if WEIGHTS.fullmatch(name) and name not in self.files)
 
 
-def publication(contents: Contents, repository: str) -> Publication:
+def publication(contents: Contents, repository: str, card_there: str = "") -> Publication:
     """What is published of a multi-task model.
 
     Args:
         contents: the model's folder.
         repository: its id.
+        card_there: the card that is in the repository; one that was changed there stays.
 
     Raises:
         UserError: if nobody else could read it.
@@ -61,15 +62,10 @@ def publication(contents: Contents, repository: str) -> Publication:
         for file in sorted(contents.folder.glob(f"{ADAPTERS}/*/adapter_config.json")):
             files[file.relative_to(contents.folder).as_posix()] = _adapter_config(file, base)
     if contents.run:
-        files[RUN_FILE] = published_run(contents.run).encode()
-    files[CARD] = card_of(contents, repository)
+        files[RUN_FILE] = published_run(contents).encode()
+    if (card := published_card(contents, repository, card_there)) is not None:
+        files[CARD] = card.encode()
     return Publication(files)
-
-
-def card_of(contents: Contents, repository: str) -> bytes | Path:
-    """The card for a repository: the folder's own if somebody has changed it, else one that names the repository."""
-    card = contents.folder / CARD
-    return card if is_changed(card) else card_text(contents, repository).encode()
 
 
 def check_base(contents: Contents, *, adapters_only: bool = False) -> None:
@@ -101,8 +97,18 @@ def _adapter_config(file: Path, base: Mapping[str, Any]) -> bytes:
     return (json.dumps(entries, indent=2, sort_keys=True) + "\n").encode()
 
 
-def published_run(run: Mapping[str, Any]) -> str:
-    """A run file without `base_dir`, and of every local path the file's name alone."""
+def published_run(contents: Contents) -> str:
+    """The run file without `base_dir`, and of every local path the file's name alone."""
+    cut = without_paths(contents.run)
+    if "folder" in contents.record.get("encoder", {}):
+        cut["encoder"] = contents.record["encoder"]["folder"]
+    written = io.StringIO()
+    dump_yaml(cut, written)
+    return written.getvalue()
+
+
+def without_paths(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's values without `base_dir`, and of every local path the last name alone."""
     cut: dict[str, Any] = {key: value for key, value in run.items() if key != "base_dir"}
     encoder = str(run.get("encoder", ""))
     in_folder = os.path.isdir(os.path.join(str(run.get("base_dir") or ""), os.path.expanduser(encoder)))
@@ -113,20 +119,22 @@ def published_run(run: Mapping[str, Any]) -> str:
     training = dict(run.get("training") or {})
     if "output_dir" in training:
         training["output_dir"] = PurePath(training["output_dir"]).name or "out"
-    cut["training"] = training
-    written = io.StringIO()
-    dump_yaml(cut, written)
-    return written.getvalue()
+    return cut | {"training": training}
 
 
 def _without_paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in dataset.items():
         if key == "data_files" and isinstance(value, Mapping):
             yield key, {split: _names(files) for split, files in value.items()}
-        elif key == "path" and value not in FILE_FORMATS and isinstance(value, str) and LOCAL.match(value):
+        elif key == "path" and value not in FILE_FORMATS and isinstance(value, str) and is_local(value):
             yield key, PurePath(value).name
         else:
             yield key, value
+
+
+def is_local(path: str) -> bool:
+    """Whether a data set's path is a folder, as `datasets` sees it."""
+    return LOCAL.match(path) is not None or os.path.isdir(path)
 
 
 def _task(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

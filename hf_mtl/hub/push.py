@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_mtl.errors import UserError
-from hf_mtl.hub.card import card_text
+from hf_mtl.hub.card import card_text, read_card
 from hf_mtl.hub.contents import CARD, Contents, read_contents
 from hf_mtl.hub.publication import Publication, check_base, publication
 from hf_mtl.hub_errors import HubError, causes, hub_reason, without_token
@@ -62,10 +62,14 @@ def push_model(
         check_name(f"{repository}-{name}", f"task {name}: ")
     check_base(contents, adapters_only=adapters_only)
     hub = Repository.open(repository, private=private, revision=revision)
-    commits = [hub.commit(publication(contents, hub.id), message)]
+    files = publication(contents, hub.id, hub.card())
+    commits = [hub.commit(files, message)]
     say(f"{folder} is on the Hub: {commits[-1]}")
+    if CARD not in files.files:
+        say(f"{hub.id}: its card was changed there and is kept; delete it there to have it written anew")
     for name in names:
-        own = Repository.open(f"{hub.id}-{name}", private=private, revision=revision)
+        # A private model's tasks are no more public than the model.
+        own = Repository.open(f"{hub.id}-{name}", private=hub.private, revision=revision)
         with TemporaryDirectory() as made:
             commits.append(own.commit(_task_publication(contents, name, own.id, Path(made, name)), message))
         say(f"task {name} is on the Hub: {commits[-1]}")
@@ -96,11 +100,12 @@ class Repository:
 
     Args:
         id: user/name.
+        private: whether it is one that only some can read.
         revision: the branch; None for main.
     """
 
-    def __init__(self, id: str, revision: str | None = None) -> None:
-        self.id, self.revision = id, revision
+    def __init__(self, id: str, private: bool, revision: str | None = None) -> None:
+        self.id, self.private, self.revision = id, private, revision
         self.api = HfApi()
 
     @classmethod
@@ -111,14 +116,32 @@ class Repository:
             UserError: if it cannot be made or written to.
         """
         check_name(name)
+        if revision is not None and not revision.strip():
+            raise UserError("--revision is empty; give the name of a branch, or leave it out for main")
         api = HfApi()
         # Without this a token that is refused shows only once everything is read and hashed.
         user = asking(name, api.whoami)["name"]
         full = name if "/" in name else f"{user}/{name}"
         made = asking(full, lambda: api.create_repo(full, private=private, exist_ok=True))
+        is_private = bool(asking(full, lambda: api.repo_info(made.repo_id)).private)
+        if private and not is_private:
+            raise UserError(
+                f"{made.repo_id} is there already, for everybody to read; make it private in its settings first, or "
+                "give another name"
+            )
         if revision is not None:
             asking(full, lambda: api.create_branch(made.repo_id, branch=revision, exist_ok=True))
-        return cls(made.repo_id, revision)
+        return cls(made.repo_id, is_private, revision)
+
+    def card(self) -> str:
+        """The card that is there; nothing if there is none."""
+
+        def read() -> str:
+            if not self.api.file_exists(self.id, CARD, revision=self.revision):
+                return ""
+            return read_card(Path(self.api.hf_hub_download(self.id, CARD, revision=self.revision)))
+
+        return asking(self.id, read)
 
     def commit(self, files: Publication, message: str, delete: Sequence[str] = ()) -> str:
         """Puts files into the repository, and takes out weights of an earlier model, in one commit.
@@ -183,7 +206,7 @@ def _answer(error: Exception) -> HfHubHTTPError | None:
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return "what answers is not the Hub, or the Hub is out of order; look at HF_ENDPOINT and try again later"
-    return hub_reason(error) or without_token(" ".join(str(error).split()))
+    return hub_reason(error, writing=True) or without_token(" ".join(str(error).split()))
 
 
 def _wait(error: Exception, number: int) -> float:

@@ -14,18 +14,19 @@ from hf_mtl.config_defaults import FILE_FORMATS
 from hf_mtl.config_keys import DatasetConfig, RunConfig
 from hf_mtl.data.encoding import Sequences
 from hf_mtl.data.report import left_out, shared_texts
-from hf_mtl.hub_errors import HubError
 from hf_mtl.sources import PACKAGE
 
 RECORD = "training_info.json"
+PATIENCE = 10.0
+"""Seconds that the Hub has to tell a data set's licence."""
 COMMIT = re.compile(r"[/\\]([0-9a-f]{40})[/\\][^/\\]+\.arrow$")
 """How `datasets` keeps the rows of each commit."""
 
 
 def run_record(
     config: RunConfig,
-    sequences: Mapping[str, Mapping[str, Sequences]],
-    commit: str | None,
+    datasets: Mapping[str, Any],
+    encoder: Mapping[str, Any],
     versions: Mapping[str, str],
     *,
     seconds: float,
@@ -37,8 +38,8 @@ def run_record(
 
     Args:
         config: the run.
-        sequences: its rows, by data set and split.
-        commit: that of the encoder's repository, where it is known.
+        datasets: from `data_record`.
+        encoder: from `encoder_record`, or that of the model that tasks were put on.
         versions: of the libraries.
         seconds: from the run's start to its end, stops not counted.
         steps: optimizer steps.
@@ -46,8 +47,9 @@ def run_record(
         device: that it computed on.
     """
     return {
-        "encoder": _encoder(config, commit),
-        "datasets": {name: _dataset(config.datasets[name], splits) for name, splits in sequences.items()},
+        "encoder": dict(encoder),
+        "datasets": dict(datasets),
+        "tasks": list(config.tasks),
         "steps": steps,
         "seconds": round(seconds, 1),
         "processes": processes,
@@ -56,8 +58,23 @@ def run_record(
     }
 
 
-def _encoder(config: RunConfig, commit: str | None) -> dict[str, Any]:
-    """A repository by its id; of a folder the last part of its name alone."""
+def data_record(config: RunConfig, sequences: Mapping[str, Mapping[str, Sequences]]) -> dict[str, Any]:
+    """Where the rows came from; what the Hub says of its data sets is asked for now, and left out if it cannot be had.
+
+    Args:
+        config: the run.
+        sequences: its rows, by data set and split.
+    """
+    return {name: _dataset(config.datasets[name], splits) for name, splits in sequences.items()}
+
+
+def encoder_record(config: RunConfig, commit: str | None) -> dict[str, Any]:
+    """Where the encoder came from: a repository by its id; of a folder the last part of its name alone.
+
+    Args:
+        config: the run.
+        commit: that of the encoder's repository, where it is known.
+    """
     if config.encoder.startswith(PACKAGE):
         return {"package": config.encoder.removeprefix(PACKAGE).partition("/")[0]}
     if os.path.isdir(os.path.join(config.base_dir or "", os.path.expanduser(config.encoder))):
@@ -69,7 +86,8 @@ def _dataset(config: DatasetConfig, splits: Mapping[str, Sequences]) -> dict[str
     """Where rows came from, and how many were read and left out."""
     found: dict[str, Any] = {}
     if config.path is not None and config.path not in FILE_FORMATS:
-        if config.path.startswith((".", "~", os.sep)):
+        # As `datasets` sees it: a folder of that name goes before a repository.
+        if config.path.startswith((".", "~", os.sep)) or os.path.isdir(config.path):
             found["folder"] = PurePath(config.path).name
         else:
             found |= {"id": config.path, "name": config.name} | _on_the_hub(config, splits)
@@ -97,8 +115,8 @@ def _on_the_hub(config: DatasetConfig, splits: Mapping[str, Sequences]) -> dict[
     commit = commits.pop() if len(commits) == 1 else None
     found = {"revision": commit or config.revision}
     try:
-        card = HfApi().dataset_info(str(config.path), revision=found["revision"]).card_data
-    except (OSError, HubError, ValueError):
+        card = HfApi().dataset_info(str(config.path), revision=found["revision"], timeout=PATIENCE).card_data
+    except Exception:  # whatever it is, a licence in a card is not worth a run
         return found
     if card is not None:
         found |= {"license": card.license, "language": card.language}

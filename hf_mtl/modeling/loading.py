@@ -114,7 +114,7 @@ def load_encoder(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **part_of(source, "encoder", revision),
+                **part_of(source, "encoder", revision, **access),
                 **(four_bit() if in_4bit else {}),
                 **access,
             )

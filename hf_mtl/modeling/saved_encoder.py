@@ -11,9 +11,9 @@ from hf_mtl.modeling.configuration import MultiTaskConfig, task_specs
 from hf_mtl.tasks.task import Task
 
 
-def is_multi_task(source: str, revision: str | None = None) -> bool:
+def is_multi_task(source: str, revision: str | None = None, **access: Any) -> bool:
     """Whether a source holds a multi-task model; only its `config.json` is read."""
-    entries, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main")
+    entries, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main", **access)
     return entries.get("model_type") == MultiTaskConfig.model_type
 
 
@@ -41,16 +41,23 @@ def inner_config(encoder: str, config: MultiTaskConfig) -> PreTrainedConfig:
     return config.encoder_config
 
 
-def part_of(source: str, prefix: str, revision: str | None = None) -> dict[str, Any]:
+def part_of(source: str, prefix: str, revision: str | None = None, **access: Any) -> dict[str, Any]:
     """What `from_pretrained` takes beside a source to read one part of a saved multi-task model; nothing for others.
 
     Args:
         source: Hub id or folder.
         prefix: what the names of the part's weights begin with.
         revision: of a Hub repository.
+        access: `token`, `cache_dir`, `local_files_only` and the like, as for `from_pretrained`.
     """
     # transformers renames by regular expressions; without this a part's weights would be taken for unknown ones.
-    return {"key_mapping": {rf"^{prefix}\.": ""}} if is_multi_task(source, revision) else {}
+    return {"key_mapping": {rf"^{prefix}\.": ""}} if is_multi_task(source, revision, **access) else {}
+
+
+def _few(value: Any) -> str:
+    if not isinstance(value, list):
+        return shown(value)
+    return f"[{', '.join(map(shown, value[:5]))}{', …' if len(value) > 5 else ''}]"
 
 
 def check_heads(encoder: str, source: str, tasks: Mapping[str, Task], revision: str | None = None) -> frozenset[str]:
@@ -78,7 +85,7 @@ def check_heads(encoder: str, source: str, tasks: Mapping[str, Task], revision: 
             old, new = getattr(saved[name], key), getattr(tasks[name].spec, key)
             if old != new:
                 wrong.append(
-                    f"tasks.{name}: its {key} is {shown(new)} in this run, and {shown(old)} in {encoder}; make them "
+                    f"tasks.{name}: its {key} is {_few(new)} in this run, and {_few(old)} in {encoder}; make them "
                     "alike (label_list fixes labels and their order), give the task another name, or set heads: new"
                 )
     if wrong:

@@ -9,11 +9,12 @@ from hf_mtl.config_keys import RunConfig
 from hf_mtl.config_messages import shown
 from hf_mtl.data.preparation import Prepared
 from hf_mtl.errors import UserError
+from hf_mtl.hub.publication import without_paths
 from hf_mtl.training.checkpoint import Checkpoint
 
 LIBRARIES = ("hf_mtl", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 MAY_DIFFER = frozenset({
-    "base_dir", "training.output_dir", "training.per_device_train_batch_size", "training.gradient_accumulation_steps",
+    "training.output_dir", "training.per_device_train_batch_size", "training.gradient_accumulation_steps",
     "training.per_device_eval_batch_size", "training.gradient_checkpointing", "training.dataloader_num_workers",
     "training.save_strategy", "training.save_steps", "training.save_total_limit", "training.on_nonfinite",
     "training.report_to", "training.push_to_hub", "training.hub_model_id", "training.hub_strategy",
@@ -22,23 +23,27 @@ MAY_DIFFER = frozenset({
 """Keys that change where, when and how a run computes, but not what: the step's size is the checkpoint's."""
 
 
-def identity(config: RunConfig, prepared: Prepared, encoder: str, onto: str | None = None) -> dict[str, Any]:
-    """What a checkpoint is stamped with, as JSON.
+def identity(
+    config: RunConfig, prepared: Prepared, encoder: str, commit: str | None = None, onto: str | None = None
+) -> dict[str, Any]:
+    """What a checkpoint is stamped with, as JSON. It names no place of the machine: checkpoints can be published.
 
     Args:
         config: the run.
         prepared: its rows.
         encoder: the fingerprint of the encoder that the run starts from: checkpoints hold only what is trained.
+        commit: that the encoder is read from, if it is on the Hub.
         onto: that of the model that the run's tasks are put on, if there is one.
     """
     values = {
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "config": config.model_dump(mode="json"),
+        "config": without_paths(config.model_dump(mode="json")),
         "data": {
             name: {split: sequences.fingerprint for split, sequences in splits.items()}
             for name, splits in prepared.sequences.items()
         },
         "encoder": encoder,
+        "commit": commit,
         "onto": onto,
     }
     return json.loads(json.dumps(values))

@@ -1,8 +1,8 @@
 """What a run starts from: a stock encoder, or a saved model that new tasks are put on."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from hf_mtl.config_keys import RunConfig
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
+from hf_mtl.hub.contents import saved_record
+from hf_mtl.hub.record import encoder_record
+from hf_mtl.hub_errors import HubError
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapters import check_targets
 from hf_mtl.modeling.base import commit_of, fingerprint
@@ -35,6 +38,7 @@ class Origin:
         private_layers: how many top layers of their own the tasks get on that model, in place of adapters.
         stamp: tells that model, and what is put on it, apart from others.
         commit: that the encoder is read from, if it is on the Hub.
+        encoder_record: what `training_info.json` says of the encoder.
     """
 
     config: RunConfig
@@ -43,6 +47,7 @@ class Origin:
     private_layers: int = 0
     stamp: str | None = None
     commit: str | None = None
+    encoder_record: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self, tasks: Sequence[Task]) -> MultiTaskModel:
         """The model to train; what is new in it comes from torch's global generator."""
@@ -53,7 +58,7 @@ class Origin:
         encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
         lora = None if config.lora is None else config.lora.model_dump()
         return MultiTaskModel.from_encoder(
-            encoder, tasks, config.encoder_config, lora=lora, sharing=self._sharing(), heads=config.heads
+            encoder, tasks, config.encoder_config, self.commit, lora, self._sharing(), config.heads
         )
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
@@ -62,7 +67,7 @@ class Origin:
             return None
         if self._sharing() != self.config.sharing.model_dump():
             return "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
-        encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config)
+        encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config, self.commit)
         lora = None if self.config.lora is None else self.config.lora.model_dump()
         return settle_sharing(self._sharing(), tasks, encoder, lora).why
 
@@ -77,13 +82,14 @@ class Origin:
         return model if self.onto is None else joined(self.onto, model)
 
 
-def origin(config: RunConfig, onto: str | None = None, private_layers: int = 0) -> Origin:
+def origin(config: RunConfig, onto: str | None = None, private_layers: int = 0, commit: str | None = None) -> Origin:
     """Where the run's model comes from.
 
     Args:
         config: the run.
         onto: the folder or id of a saved model that the run's tasks are put on.
         private_layers: how many top layers of their own they get there, in place of adapters.
+        commit: of the encoder's repository, where a run that was begun goes on: it may have changed since.
 
     Raises:
         UserError: if encoder or model cannot be read, or the run would change the saved model.
@@ -92,15 +98,27 @@ def origin(config: RunConfig, onto: str | None = None, private_layers: int = 0) 
         if config.lora is not None and config.lora.load_in_4bit:
             four_bit()
         source = encoder_source(config)
-        check_encoder(config, load_encoder_config(source, config.encoder_config))
-        return Origin(config, load_tokenizer(source, config.max_length), commit=commit_of(source))
+        # All of it is read at one commit, whatever is pushed there meanwhile.
+        commit = commit or known_commit(source)
+        check_encoder(config, load_encoder_config(source, config.encoder_config, commit))
+        tokenizer = load_tokenizer(source, config.max_length, commit)
+        return Origin(config, tokenizer, commit=commit, encoder_record=encoder_record(config, commit))
     model = MultiTaskModel.from_pretrained(onto)
     if found := list(_misfits(config, onto, model, private_layers)):
         raise UserError("\n".join(found))
     tokenizer = saved_tokenizer(onto)
     config = config.model_copy(update={"max_length": tokenizer.model_max_length})
     what = f" ({private_layers} private layers)" if private_layers else ""
-    return Origin(config, tokenizer, model, private_layers, fingerprint(model, adapters=True) + what)
+    stamp = fingerprint(model, adapters=True) + what
+    return Origin(config, tokenizer, model, private_layers, stamp, encoder_record=saved_record(onto).get("encoder", {}))
+
+
+def known_commit(source: str) -> str | None:
+    """The commit of an encoder on the Hub; None elsewhere, or where it cannot be had, as loading will tell."""
+    try:
+        return commit_of(source)
+    except (OSError, HubError):
+        return None
 
 
 def check_encoder(config: RunConfig, encoder: PreTrainedConfig) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import FinishedError, UserError
-from hf_mtl.hub.card import is_changed, write_card
+from hf_mtl.hub.card import is_changed, read_card, write_card
 from hf_mtl.hub.contents import CARD, METRICS, RUN_FILE
 from hf_mtl.hub.record import RECORD
 from hf_mtl.modeling.adapted_folder import WEIGHTS
@@ -139,7 +139,9 @@ class RunFolder:
         try:
             beside = Path(tempfile.mkdtemp(prefix=SAVING, dir=self.path))
             write_folder(beside, model, weights, tokenizer, config, metrics, record)
-            if self.overwrite or not is_changed(self.path / CARD):
+            if self.overwrite or not is_changed(read_card(self.path / CARD)):
+                if not self.overwrite and (self.path / CARD).exists():
+                    shutil.copyfile(self.path / CARD, beside / CARD)  # its metadata may be the user's
                 write_card(beside, str(self.path))
             written = sorted(beside.iterdir(), key=lambda file: file.name in RESULTS)
             old = {*self.path.glob("model*.safetensors*"), *(self.path / name for name in WEIGHTS)}

@@ -11,13 +11,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from hf_mtl.config_keys import TrainingConfig
-from hf_mtl.errors import UserError
+from hf_mtl.errors import FinishedError, StoppedError, UserError
 from hf_mtl.hub.contents import read_contents
 from hf_mtl.hub.publication import Publication, publication
 from hf_mtl.hub.push import Repository, push_model
 from hf_mtl.inference.new_folder import take_over
 from hf_mtl.training.checkpoint import Checkpoint
 from hf_mtl.training.launch import on_first_process
+from hf_mtl.training.output import SAVING
 
 LAST_CHECKPOINT = "last-checkpoint"
 
@@ -66,11 +67,13 @@ class Publisher:
         """
         if self.repository is None or (self._upload is not None and self._upload.is_alive()):
             return
-        folder = Path(mkdtemp(prefix="hf-mtl-save-"))
+        folder: Path | None = None
         try:
+            # In the run's folder: there the next start removes what a stopped one has left.
+            folder = Path(mkdtemp(prefix=SAVING, dir=history.parent))
             (folder / "model").mkdir()
             write(folder / "model")
-            files = dict(publication(read_contents(folder / "model"), self.repository.id).files)
+            files = dict(publication(read_contents(folder / "model"), self.repository.id, self.repository.card()).files)
             delete: tuple[str, ...] = ()
             if self.training.hub_strategy == "checkpoint" and checkpoint is not None:
                 # Linked: the run may remove its checkpoint while this one is on its way.
@@ -79,8 +82,9 @@ class Publisher:
                 files[history.name], delete = folder / history.name, (f"{LAST_CHECKPOINT}/",)
                 for file in sorted((folder / "checkpoint").iterdir()):
                     files[f"{LAST_CHECKPOINT}/{checkpoint.path.name}/{file.name}"] = file
-        except (OSError, UserError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+        except Exception as error:  # a save that is not published is worth a line, not the run
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             self.say(f"the save of step {step} is not published: {error}")
             return
         # A daemon: a run that is stopped does not wait for it, and a commit that is not finished changes nothing.
@@ -112,10 +116,10 @@ class Publisher:
         name = repository_name(self.training)
         try:
             on_first_process(self.accelerator, lambda: self.push(folder, "End of training"))
+        except KeyboardInterrupt:
+            raise StoppedError(f"stopped while the model was published. {_later(folder, name)}", 130) from None
         except UserError as error:
-            told = UserError(
-                f"{error}. The model is saved in {folder}; hf-mtl push {folder} {name} publishes it without training"
-            )
+            told = UserError(f"{error}. {_later(folder, name)}")
             told.told = error.told
             raise told from error
 
@@ -123,6 +127,20 @@ class Publisher:
         """Publishes the model in a folder, from the process that calls it."""
         name, private = repository_name(self.training), self.training.hub_private_repo
         return push_model(folder, name, private=private, message=message, say=self.say)
+
+
+def _later(folder: Path, name: str) -> str:
+    return f"The model is saved in {folder}; hf-mtl push {folder} {name} publishes it without training"
+
+
+def finished(training: TrainingConfig, error: FinishedError) -> FinishedError:
+    """What a run that is to go on, and is finished, tells; one that was stopped at its end may not be published."""
+    if not training.push_to_hub:
+        return error
+    name = repository_name(training)
+    told = FinishedError(f"{error}; if it is not on the Hub: hf-mtl push {training.output_dir} {name}")
+    told.told = error.told
+    return told
 
 
 def repository_name(training: TrainingConfig) -> str:

@@ -17,10 +17,10 @@ from hf_mtl.config import load_config
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.data.preparation import Prepared, prepare
 from hf_mtl.data.report import left_out, remarks
-from hf_mtl.errors import UserError
+from hf_mtl.errors import FinishedError, UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
-from hf_mtl.hub.record import run_record
+from hf_mtl.hub.record import data_record, run_record
 from hf_mtl.modeling.base import fingerprint
 from hf_mtl.modeling.costs import model_lines
 from hf_mtl.modeling.model import MultiTaskModel
@@ -36,7 +36,7 @@ from hf_mtl.training.origin import Origin, origin
 from hf_mtl.training.output import RunFolder, write_folder
 from hf_mtl.training.position import Position
 from hf_mtl.training.progress import RunConsole, TrainingProgress, results_table
-from hf_mtl.training.publishing import Publisher
+from hf_mtl.training.publishing import Publisher, finished
 from hf_mtl.training.rehearsal import fitting_size, rehearse
 from hf_mtl.training.state import Keeper, RunState
 from hf_mtl.training.stopping import StopSignals, to_stderr
@@ -86,6 +86,7 @@ class MultiTaskTrainer:
         self.publisher = Publisher(self.training, self.accelerator, say)
         self._started = False
         self.stamp: dict[str, Any] = {}
+        self.data_record: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
 
@@ -123,8 +124,12 @@ class MultiTaskTrainer:
         console = console or RunConsole(quiet=not accelerator.is_main_process)
         training = config.training
         here = partial(RunFolder, training.output_dir, training.save_total_limit, overwrite=overwrite, resume=resume)
-        folder = on_first_process(accelerator, here) or here()
-        start = origin(config, onto, private_layers)
+        try:
+            folder = on_first_process(accelerator, here) or here()
+        except FinishedError as error:
+            raise finished(training, error) from None
+        checkpoint = folder.newest()
+        start = origin(config, onto, private_layers, checkpoint.state["identity"]["commit"] if checkpoint else None)
         config = start.config
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         read = partial(prepare, config, start.tokenizer, memory=datasets, progress=say)
@@ -158,6 +163,8 @@ class MultiTaskTrainer:
         on_first_process(self.accelerator, self.folder.open)
         try:
             self.publisher.open()
+            note = partial(data_record, self.config, self.prepared.sequences)
+            self.data_record = on_first_process(self.accelerator, note) or {}
             self._finish(self._run())
         finally:
             self.folder.close()
@@ -169,16 +176,19 @@ class MultiTaskTrainer:
         return self.metrics
 
     def push_to_hub(self, commit_message: str = "End of training") -> str:
-        """Publishes the finished run in the repository `hub_model_id`; gives the address of the commit.
+        """Publishes the finished run as `hub_model_id`; gives the commit's address, on the first process.
 
         Raises:
             UserError: if the run is not finished, or the Hub does not take it.
         """
-        return self.publisher.push(self.folder.path, commit_message)[0]
+        pushed = on_first_process(self.accelerator, partial(self.publisher.push, self.folder.path, commit_message))
+        return "" if pushed is None else pushed[0]
 
     def _run(self) -> RunState:
         """All steps that are left."""
-        self.stamp = stamp = identity(self.config, self.prepared, fingerprint(self.model.encoder), self.start.stamp)
+        self.stamp = stamp = identity(
+            self.config, self.prepared, fingerprint(self.model.encoder), self.start.commit, self.start.stamp
+        )
         checkpoint = self.folder.newest()
         step = checkpoint.step if checkpoint else 0
         refuse_unequal(self.accelerator, step, "the same checkpoint; give them an output_dir that all of them see")
@@ -269,8 +279,8 @@ class MultiTaskTrainer:
     def _record(self, state: RunState) -> dict[str, Any]:
         return run_record(
             self.config,
-            self.prepared.sequences,
-            self.start.commit,
+            self.data_record,
+            self.start.encoder_record,
             self.stamp["versions"],
             seconds=state.elapsed,
             steps=state.position.step,

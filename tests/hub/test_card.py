@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -146,3 +148,53 @@ def test_what_is_not_known_is_left_out(tmp_path: Path, model: Path) -> None:
         assert heading not in card.text
     assert not {"base_model", "datasets", "license", "language", "model-index"} & set(card.data.to_dict())
     assert "None" not in card.text
+
+
+def test_metadata_that_somebody_adds_stays_when_the_card_is_written_anew(tmp_path: Path) -> None:
+    card = trained(tmp_path) / "README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: mit\n", 1))
+    write_card(tmp_path / "out", "someone/triage")
+    assert ModelCard.load(card).data.license == "mit"
+    assert '"someone/triage"' in card.read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"model_type": "hf_mtl"}),
+        ("config.json", {"model_type": "hf_mtl", "encoder_config": {}, "tasks": "abc"}),
+        ("config.json", {"model_type": "hf_mtl", "encoder_config": {}, "tasks": [], "lora": "x"}),
+        ("metrics.json", {"test": [1]}),
+        ("training_info.json", {"seconds": 1}),
+        ("training_info.json", []),
+        ("run.yaml", {"tasks": ["a"]}),
+    ],
+)
+def test_a_file_that_no_run_leaves_is_refused_by_its_name(model: Path, tmp_path: Path, file: str, values: Any) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / file).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"{file} .*take the folder as it was saved"):
+        write_card(tmp_path / "model")
+
+
+def test_a_share_of_train_is_called_so(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, num_train_epochs=1)
+    source = run["datasets"]["d"]
+    source |= {"data_files": {"train": source["data_files"]["train"]}, "splits": {"train": "train", "validation": 0.2}}
+    MultiTaskTrainer.from_config(run).train()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert {(one.dataset_split, one.dataset_args["share"]) for one in card.data.eval_results} == {("train", 0.2)}
+    assert "(0.2 of train)" in card.text
+
+
+def test_a_task_that_was_added_brings_no_facts_about_the_others(model: Path, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, num_train_epochs=1)
+    task = {"more": run["tasks"]["topic"]}
+    trainer = MultiTaskTrainer.from_config({**run, "encoder": "nobody/reads-this", "tasks": task}, onto=str(model))
+    trainer.train()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.base_model is None
+    assert {one.task_name for one in card.data.eval_results} == {"more"}
+    assert "- topic: trained in an earlier run, of which nothing is known here." in card.text
+    assert "The run that added more to a model that had topic, names before it." in card.text
+    assert "## Training\n" not in card_text(read_contents(tmp_path / "out"), "someone/topic", "topic")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.model import MultiTaskModel
@@ -18,6 +18,7 @@ from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.hub.published import command, leaks, said
 from tests.hub.server import LocalHub
 from tests.runs import rows, tiny_run
+from tests.tiny import save_tiny_encoder
 
 
 def published_run(folder: Path, **training: Any) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def test_a_run_goes_on_elsewhere_from_the_checkpoint_that_was_published(local_hu
     files = local_hub.files("someone/triage")
     kept = {name: content for name, content in files.items() if name.startswith("last-checkpoint/")}
     assert {name.split("/")[1] for name in kept} == {"step-00000008"}
+    assert leaks(files, str(tmp_path), local_hub.token) == []
     for name, content in {**kept, "history.jsonl": files["history.jsonl"]}.items():
         place = other / "out" / name.replace("last-checkpoint", "checkpoints")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,30 @@ def test_a_run_goes_on_elsewhere_from_the_checkpoint_that_was_published(local_hu
     again = MultiTaskTrainer.from_config(run, resume=True)
     again.train()
     assert (other / "out/model.safetensors").read_bytes() == (one / "out/model.safetensors").read_bytes()
+
+
+def test_a_run_goes_on_from_the_encoder_it_began_with_though_its_repository_has_changed(
+    local_hub: LocalHub, tmp_path: Path
+) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    for folder in (straight, stopped):
+        folder.mkdir()
+    save_tiny_encoder(tmp_path / "encoder")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "encoder").iterdir()}
+    local_hub.add("someone/encoder", files)
+    run = tiny_run(straight) | {"encoder": "someone/encoder"}
+    MultiTaskTrainer.from_config(run).train()
+    run["training"] |= {"output_dir": str(stopped / "out"), "push_to_hub": True, "hub_model_id": "someone/encoder"}
+    first = MultiTaskTrainer.from_config(run)
+    first.folder.save = None  # type: ignore[method-assign, assignment]  # dies after its last step
+    with pytest.raises(TypeError):
+        first.train()
+    shutil.rmtree(stopped / "out/checkpoints/step-00000016")
+    HfApi().upload_folder(
+        repo_id="someone/encoder", folder_path=str(straight / "out"), allow_patterns=["*.safetensors"]
+    )
+    MultiTaskTrainer.from_config(run, resume=True).train()
+    assert (stopped / "out/model.safetensors").read_bytes() == (straight / "out/model.safetensors").read_bytes()
 
 
 def test_a_token_that_cannot_write_ends_the_run_before_training(

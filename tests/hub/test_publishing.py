@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import peft
 import pytest
 import torch
@@ -73,11 +74,12 @@ def test_an_unchanged_model_makes_no_commit_and_a_changed_card_sends_no_weights(
     sent, commits = local_hub.uploads, len(local_hub.commits("someone/triage"))
     push_model(folder, "someone/triage")
     assert len(local_hub.commits("someone/triage")) == commits
-    (folder / "README.md").write_text("---\nlicense: mit\n---\nBy hand.\n")
+    code = 'MultiTaskPipeline.from_pretrained("out/model")'
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n{code}\nBy hand.\n")
     push_model(folder, "someone/triage")
     newest = local_hub.commits("someone/triage")[0]
     assert [path for _, path in newest.operations] == ["README.md"]
-    assert newest.files["README.md"].content.endswith(b"By hand.\n")
+    assert newest.files["README.md"].content.endswith(b'from_pretrained("someone/triage")\nBy hand.\n')
     assert local_hub.uploads == sent
 
 
@@ -91,6 +93,35 @@ def test_weights_of_an_earlier_model_go_with_the_commit_that_brings_others(
     assert "adapters/names/adapter_model.safetensors" in files
     push_model(model, "someone/triage")
     assert not [name for name in local_hub.files("someone/triage") if name.startswith(("adapters/", "heads."))]
+
+
+def test_a_card_that_was_changed_on_the_hub_is_kept_and_its_metadata_in_any_case(
+    model: Path, local_hub: LocalHub
+) -> None:
+    push_model(model, "someone/triage")
+    written = local_hub.files("someone/triage")["README.md"].decode()
+    api = huggingface_hub.HfApi()
+    licensed = written.replace("---\n", "---\nlicense: mit\n", 1)
+    api.upload_file(path_or_fileobj=licensed.encode(), path_in_repo="README.md", repo_id="someone/triage")
+    push_model(model, "someone/triage")
+    assert ModelCard(local_hub.files("someone/triage")["README.md"].decode()).data.license == "mit"
+    edited = licensed.replace("## Use", "## How to use it")
+    api.upload_file(path_or_fileobj=edited.encode(), path_in_repo="README.md", repo_id="someone/triage")
+    told: list[str] = []
+    push_model(model, "someone/triage", say=told.append)
+    assert local_hub.files("someone/triage")["README.md"].decode() == edited
+    assert "its card was changed there and is kept" in told[-1]
+
+
+def test_a_private_models_tasks_are_private_and_a_public_repository_does_not_take_a_private_model(
+    model: Path, local_hub: LocalHub
+) -> None:
+    push_model(model, "someone/triage", private=True)
+    push_model(model, "someone/triage", per_task=True)
+    assert all(private for _, _, private in local_hub.repositories())
+    local_hub.add("someone/public", {"a.txt": b"a"})
+    with pytest.raises(UserError, match="for everybody to read; make it private in its settings"):
+        push_model(model, "someone/public", private=True)
 
 
 def test_each_task_is_pushed_as_a_checkpoint_that_stock_transformers_loads(

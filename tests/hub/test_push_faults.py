@@ -98,7 +98,12 @@ def test_a_commit_that_fails_for_good_is_one_message_and_changes_nothing(
 
 def test_a_hub_that_cannot_be_reached_is_one_message(model: Path, local_hub: LocalHub) -> None:
     local_hub.stop()
-    assert "cannot be reached" in refusal(model, local_hub)
+    assert "the Hub cannot be reached; look at the network and at HF_ENDPOINT" in refusal(model, local_hub)
+
+
+def test_offline_nothing_is_published(model: Path, local_hub: LocalHub, tmp_path: Path) -> None:
+    done = command(local_hub, tmp_path, "push", str(model), "someone/x", variables={"HF_HUB_OFFLINE": "1"})
+    assert "HF_HUB_OFFLINE is set, and nothing can be published without the Hub; unset it" in said(done)
 
 
 def test_tokens_that_do_not_do_are_named_before_anything_is_sent(
