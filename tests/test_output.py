@@ -27,6 +27,13 @@ RESULTS = ("config.json", "model.safetensors", "metrics.json")
 FORK = multiprocessing.get_context("fork")
 
 
+FACTS = {
+    "encoder": {"folder": "encoder"}, "datasets": {}, "tasks": [], "steps": 3, "seconds": 1.0, "processes": 1,
+    "hardware": "CPU", "versions": {},
+}  # fmt: skip
+"""What `training_info.json` holds."""
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> MultiTaskModel:
     return tiny_model(tmp_path_factory.mktemp("encoder"))
@@ -41,7 +48,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def finish(folder: RunFolder, model: MultiTaskModel, metrics: dict[str, Any] | None = None) -> None:
     """What a run does at its end."""
-    folder.save(model, model_tensors(model), tiny_tokenizer(), load_config(RUN), metrics or {"score": 0.5}, {})
+    folder.save(model, model_tensors(model), tiny_tokenizer(), load_config(RUN), metrics or {"score": 0.5}, FACTS)
     folder.close()
 
 
@@ -251,7 +258,7 @@ def test_what_is_saved_is_whole_and_takes_the_place_of_an_older_model(out, model
     for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):
         (Path(out) / name).write_text("{}", encoding="utf-8")
     weights = {name: torch.full_like(tensor, 0.5) for name, tensor in model_tensors(model).items()}
-    folder.save(model, weights, tiny_tokenizer(), load_config(RUN), {"score": None, "test": {"中": 1}}, {})
+    folder.save(model, weights, tiny_tokenizer(), load_config(RUN), {"score": None, "test": {"中": {"f1": 1}}}, FACTS)
     folder.close()
     names = {file.name for file in Path(out).iterdir()}
     assert names >= {*RESULTS, "tokenizer.json", "tokenizer_config.json", "run.yaml", "history.jsonl", "notes.txt"}
