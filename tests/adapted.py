@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_mtl.config_lora import LoraSection
+from hf_mtl.inference.pipeline import MultiTaskPipeline
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.tasks.task import Task
-from tests.tiny import save_tiny_encoder, tiny_batch, tiny_tasks
+from tests.tiny import save_tiny_encoder, tiny_batch, tiny_tasks, tiny_tokenizer
 
 TEXTS = ["Play the newest song by Taylor Swift", "今天天气怎么样？", "Hi", "I am happy, she is angry", "Rate this book"]
 
@@ -134,6 +136,38 @@ def assert_near(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], toler
 def alone(model: MultiTaskModel, batch: Mapping[str, Tensor], rows: Mapping[str, Tensor], task: str) -> Tensor:
     """A task's logits for its rows from a batch of these."""
     return model(**chosen(batch, rows[task]), tasks=[task]).logits[task]
+
+
+def assert_as_alone(
+    model: MultiTaskModel, batch: Mapping[str, Tensor], rows: Mapping[str, Tensor], tolerance: float
+) -> dict[str, Tensor]:
+    """A mixed batch has the logits and the gradients of the tasks one by one; gives its logits."""
+    mixed = model(**batch, rows=rows).logits
+    gradients, total = gradient(model, mixed), dict.fromkeys(trained(model), torch.zeros(()))
+    for task, found in rows.items():
+        assert len(mixed[task]) == len(found)
+        if len(found):
+            logits = alone(model, batch, rows, task)
+            torch.testing.assert_close(mixed[task], logits, rtol=0, atol=tolerance)
+            one = gradient(model, {task: logits}, some=True)
+            total = {name: before + one[name] for name, before in total.items()}
+    assert_near(gradients, total, tolerance)
+    return mixed
+
+
+def assert_threads_answer_alike(model: MultiTaskModel, asked: Sequence[list[str] | None]) -> None:
+    """Several threads that ask one model for the tasks get the answers of one thread that asks them in turn."""
+    pipe = MultiTaskPipeline(model, tiny_tokenizer())
+    asked = [tasks for tasks in asked for _ in range(5)]
+    texts = [TEXTS[number % 5 :] + TEXTS[: number % 3] for number in range(len(asked))]
+
+    def answer(number: int) -> Any:
+        options = {} if asked[number] is None else {"tasks": asked[number]}
+        return pipe(texts[number], batch_size=2, **options)
+
+    wanted = [answer(number) for number in range(len(asked))]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(answer, range(len(asked)))) == wanted
 
 
 def change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:

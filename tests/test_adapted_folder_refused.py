@@ -39,6 +39,13 @@ def refusal(folder, auto=MultiTaskModel):
     return str(caught.value)
 
 
+def assert_weights_refused(folder, file, change, message):
+    change_weights(folder / file, change)
+    found = refusal(folder)
+    assert found.startswith(f"model {folder}: {file}")
+    assert message in found
+
+
 @pytest.mark.parametrize("auto", [MultiTaskModel, AutoModel, MultiTaskPipeline])
 def test_a_pickle_is_never_read_in_an_adapter_s_place(saved, auto):
     path = saved / "adapters" / "moods" / "adapter_model.safetensors"
@@ -92,10 +99,7 @@ def test_an_adapter_s_weights_that_do_not_fit_are_refused(saved, change, message
     ],
 )
 def test_heads_whose_weights_do_not_fit_are_refused(saved, change, message):
-    change_weights(saved / "heads.safetensors", change)
-    found = refusal(saved)
-    assert found.startswith(f"model {saved}: heads.safetensors")
-    assert message in found
+    assert_weights_refused(saved, "heads.safetensors", change, message)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +117,7 @@ def test_heads_whose_weights_do_not_fit_are_refused(saved, change, message):
     ],
 )
 def test_an_encoder_s_own_weights_that_do_not_fit_are_refused(whole, change, message):
-    change_weights(whole / "model.safetensors", change)
-    found = refusal(whole)
-    assert found.startswith(f"model {whole}: model.safetensors")
-    assert message in found
+    assert_weights_refused(whole, "model.safetensors", change, message)
 
 
 @pytest.mark.parametrize(

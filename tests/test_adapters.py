@@ -1,13 +1,11 @@
 """Adapters in a multi-task model: a mixed batch is worth the tasks one by one, and only what is meant is adapted."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
-from hf_mtl.inference.pipeline import MultiTaskPipeline
 from hf_mtl.modeling.adapters import adapted_layers, adapter_parameters, stock_name
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.lanes import Lanes
@@ -17,8 +15,9 @@ from tests.adapted import (
     NOTHING,
     OTHERS,
     TEXTS,
-    alone,
+    assert_as_alone,
     assert_near,
+    assert_threads_answer_alike,
     chosen,
     draw,
     five_texts,
@@ -28,7 +27,7 @@ from tests.adapted import (
     trained,
 )
 from tests.test_model import text_task
-from tests.tiny import ARCHITECTURES, save_tiny_encoder, tiny_encoder, tiny_model, tiny_tasks, tiny_tokenizer
+from tests.tiny import ARCHITECTURES, save_tiny_encoder, tiny_encoder, tiny_model, tiny_tasks
 
 ALL = (*ARCHITECTURES, "qwen3")
 SCOPES = ("shared", "per_task", "both")
@@ -59,18 +58,8 @@ EXACT = {"modernbert": 1e-6, "qwen3": 1e-6}
 @pytest.mark.parametrize(("architecture", "kind"), CASES)
 def test_a_mixed_batch_gives_logits_and_gradients_of_the_tasks_one_by_one(tiny, architecture, kind):
     model, batch = tiny.new(architecture, **KINDS[kind]).double(), five_texts(architecture)
-    exact = EXACT.get(architecture, 1e-11)
     for rows in (MIXED, OTHERS):
-        mixed = model(**batch, rows=rows).logits
-        gradients, total = gradient(model, mixed), dict.fromkeys(trained(model), 0)
-        for task, found in rows.items():
-            assert len(mixed[task]) == len(found)
-            if len(found):
-                logits = alone(model, batch, rows, task)
-                torch.testing.assert_close(mixed[task], logits, rtol=0, atol=exact)
-                one = gradient(model, {task: logits}, some=True)
-                total = {name: before + one[name] for name, before in total.items()}
-        assert_near(gradients, total, exact)
+        assert_as_alone(model, batch, rows, EXACT.get(architecture, 1e-11))
 
 
 @pytest.mark.parametrize(("architecture", "kind"), CASES)
@@ -224,18 +213,7 @@ def test_a_compiled_encoder_gives_the_same_for_every_batch(tmp_path):
 
 
 def test_threads_that_ask_for_different_tasks_at_once_get_the_answers_of_one_after_another(tiny):
-    model = tiny.new(scope="per_task")
-    pipe = MultiTaskPipeline(model, tiny_tokenizer())
-    asked = [tasks for tasks in (["topic"], ["slots"], ["topic", "moods"], None) for _ in range(5)]
-    texts = [TEXTS[number % 5 :] + TEXTS[: number % 3] for number in range(len(asked))]
-
-    def answer(number):
-        options = {} if asked[number] is None else {"tasks": asked[number]}
-        return pipe(texts[number], batch_size=2, **options)
-
-    alone = [answer(number) for number in range(len(asked))]
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(answer, range(len(asked)))) == alone
+    assert_threads_answer_alike(tiny.new(scope="per_task"), [["topic"], ["slots"], ["topic", "moods"], None])
 
 
 @pytest.mark.parametrize("kind", ["both", "top layer"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,41 @@ def new_tasks(folder: Path, name: str, **training: Any) -> dict[str, Any]:
     return run
 
 
-@pytest.fixture(scope="module", params=SCOPES)
-def added(request, tmp_path_factory):
+def assert_taken_out(folder: Path, out: Path) -> None:
+    """The new task's stock checkpoint answers as the model that it is taken out of."""
+    export_task(folder, "kind", out)
+    stock = transformers.pipeline("text-classification", model=str(out), device="cpu")
+    for text, answer in zip(TEXTS, answers(folder), strict=True):
+        (wanted,) = stock(text, truncation=True)
+        assert answer["kind"][0]["label"] == wanted["label"]
+        assert answer["kind"][0]["score"] == pytest.approx(wanted["score"], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Gives what `added` is, of a scope; it is trained once."""
+
+    @cache
+    def made(scope):
+        folder = tmp_path_factory.mktemp("added")
+        lora = SCOPES[scope]
+        train(tiny_run(folder, max_steps=3) | ({} if lora is None else {"lora": lora}))
+        more = new_tasks(folder, "more", max_steps=6, save_strategy="steps", save_steps=3)
+        train(more, onto=str(folder / "out"))
+        return folder / "out", folder / "more", more
+
+    return made
+
+
+@pytest.fixture(params=SCOPES)
+def added(request, models):
     """(folder of the model, folder of the model with a further task, run file of the task)."""
-    folder = tmp_path_factory.mktemp("added")
-    run = tiny_run(folder, max_steps=3)
-    lora = SCOPES[request.param]
-    train(run | ({} if lora is None else {"lora": lora}))
-    more = new_tasks(folder, "more", save_strategy="steps", save_steps=3)
-    train(more, onto=str(folder / "out"))
-    return folder / "out", folder / "more", more
+    return models(request.param)
+
+
+of_each_form = pytest.mark.parametrize("added", ["no adapters", "both", "trained encoder"], indirect=True)
+"""For what depends on the files that a folder holds, not on whose the old adapters are."""
+of_one_form = pytest.mark.parametrize("added", ["both"], indirect=True)
 
 
 def test_the_old_tasks_answer_as_before_to_the_bit(added):
@@ -88,19 +114,16 @@ def test_the_old_weights_are_as_they_were(added):
         assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 
+@of_each_form
 def test_the_new_task_is_trained_and_can_be_taken_out(added, tmp_path):
     _, new, _ = added
     adapter = load_file(new / "adapters" / "kind" / "adapter_model.safetensors")
     # B is zero until it is trained.
     assert all(weight.any() for name, weight in adapter.items() if "lora_B" in name)
-    export_task(new, "kind", tmp_path / "kind")
-    stock = transformers.pipeline("text-classification", model=str(tmp_path / "kind"), device="cpu")
-    for text, answer in zip(TEXTS, answers(new), strict=True):
-        (wanted,) = stock(text, truncation=True)
-        assert answer["kind"][0]["label"] == wanted["label"]
-        assert answer["kind"][0]["score"] == pytest.approx(wanted["score"], abs=1e-5)
+    assert_taken_out(new, tmp_path / "kind")
 
 
+@of_each_form
 def test_a_resumed_addition_ends_with_the_same_bytes(added, tmp_path):
     old, new, run = added
     shutil.copytree(new, tmp_path / "out")
@@ -115,6 +138,7 @@ def test_a_resumed_addition_ends_with_the_same_bytes(added, tmp_path):
         assert (tmp_path / "out" / file).read_bytes() == (new / file).read_bytes()
 
 
+@of_each_form
 def test_an_addition_does_not_go_on_with_another_model(added, tmp_path):
     old, new, run = added
     shutil.copytree(new, tmp_path / "out")
@@ -130,6 +154,7 @@ def test_an_addition_does_not_go_on_with_another_model(added, tmp_path):
             train(again, onto=onto, resume=True)
 
 
+@of_each_form
 def test_a_checkpoint_of_an_addition_holds_the_new_weights_alone(added):
     _, new, _ = added
     names = set(load_file(max((new / "checkpoints").iterdir()) / "model.safetensors"))
@@ -153,6 +178,7 @@ def test_an_old_task_dropped_leaves_the_others(added, tmp_path):
     assert answers(tmp_path / "model") == answers(new, ["names", "kind"])
 
 
+@of_each_form
 def test_a_model_may_get_one_task_after_another(added, tmp_path):
     old, new, run = added
     again = json.loads(json.dumps(run))
@@ -185,6 +211,7 @@ def test_a_shared_adapter_is_merged_and_others_are_refused(added, tmp_path):
     assert all(torch.allclose(one[task], other[task], atol=1e-5) for task in one)
 
 
+@of_one_form
 def test_what_would_change_the_model_is_refused_at_once_and_all_together(added, tmp_path):
     old, _, run = added
     changed = {**run, "lora": {"train_encoder": True}, "tasks": {**run["tasks"], "topic": run["tasks"]["kind"]}}
@@ -197,6 +224,7 @@ def test_what_would_change_the_model_is_refused_at_once_and_all_together(added, 
     assert {file: file.stat().st_mtime_ns for file in old.rglob("*")} == before
 
 
+@of_one_form
 def test_the_last_task_and_an_unknown_one_are_not_dropped(added, tmp_path):
     old, _, _ = added
     shutil.copytree(old, tmp_path / "model")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +25,17 @@ class Done:
     stderr: str
 
 
-@pytest.fixture
-def hf_mtl(monkeypatch, capfd):
+def run_main(*arguments: object, folder: Path, text: str = "") -> Done:
     """Runs a command of the package's own `main`, in a folder, with a text on standard input."""
-
-    def run(*arguments: object, folder: Path, text: str = "") -> Done:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["hf-mtl", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-        capfd.readouterr()
+    out, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["hf-mtl", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.StringIO(text))
         with pytest.raises(SystemExit) as stopped:
             main()
-        found = capfd.readouterr()
-        return Done(int(stopped.value.code or 0), found.out, found.err)
-
-    return run
+    return Done(int(stopped.value.code or 0), out.getvalue(), errors.getvalue())
 
 
 def write_run(folder, **training):
@@ -50,9 +47,7 @@ def write_run(folder, **training):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     write_run(folder, max_steps=8)
-    command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+    return folder, run_main("train", "run.yaml", folder=folder)
 
 
 def refused(done) -> str:
@@ -70,22 +65,22 @@ def test_train_prints_a_table_of_all_metrics_and_saves(trained):
     assert (folder / "out" / "metrics.json").exists()
 
 
-def test_training_into_the_same_folder_again_is_refused(trained, hf_mtl):
+def test_training_into_the_same_folder_again_is_refused(trained):
     folder, _ = trained
-    assert "--overwrite" in refused(hf_mtl("train", "run.yaml", folder=folder))
+    assert "--overwrite" in refused(run_main("train", "run.yaml", folder=folder))
 
 
-def test_check_prints_rows_labels_and_what_is_left_out(trained, hf_mtl):
+def test_check_prints_rows_labels_and_what_is_left_out(trained):
     folder, _ = trained
-    done = hf_mtl("check", "run.yaml", "--set", "max_length=16", folder=folder)
+    done = run_main("check", "run.yaml", "--set", "max_length=16", folder=folder)
     assert done.returncode == 0, done.stderr
     for word in ("rows over 16 pieces", "weather", "name", "rows without label", "stand in train too", "in order"):
         assert word in done.stdout
 
 
-def test_evaluate_gives_the_metrics_of_the_run_again_and_writes_the_wrong_answers(trained, hf_mtl):
+def test_evaluate_gives_the_metrics_of_the_run_again_and_writes_the_wrong_answers(trained):
     folder, _ = trained
-    done = hf_mtl("evaluate", "out", "--split", "test", "--json", "m.json", "--errors", "e.jsonl", folder=folder)
+    done = run_main("evaluate", "out", "--split", "test", "--json", "m.json", "--errors", "e.jsonl", folder=folder)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads((folder / "m.json").read_text(encoding="utf-8")) == metrics["test"]
@@ -96,30 +91,30 @@ def test_evaluate_gives_the_metrics_of_the_run_again_and_writes_the_wrong_answer
     assert topics == sorted(topics, reverse=True)
 
 
-def test_predict_answers_arguments_stdin_and_files_in_order(trained, hf_mtl):
+def test_predict_answers_arguments_stdin_and_files_in_order(trained):
     folder, _ = trained
     texts = ["Play a song by Imagine please", "weather"]
-    first = hf_mtl("predict", "out", *texts, folder=folder)
+    first = run_main("predict", "out", *texts, folder=folder)
     assert first.returncode == 0, first.stderr
     assert [json.loads(line)["text"] for line in first.stdout.splitlines()] == texts
     assert set(json.loads(first.stdout.splitlines()[0])) == {"text", "topic", "names"}
-    assert hf_mtl("predict", "out", folder=folder, text="\n".join(texts)).stdout == first.stdout
+    assert run_main("predict", "out", folder=folder, text="\n".join(texts)).stdout == first.stdout
     rows = [{"id": number, "text": text} for number, text in enumerate(texts)]
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = hf_mtl("predict", "out", "--input", "in.jsonl", "--output", "o.jsonl", "--tasks", "topic", folder=folder)
+    done = run_main("predict", "out", "--input", "in.jsonl", "--output", "o.jsonl", "--tasks", "topic", folder=folder)
     assert done.returncode == 0, done.stderr
     written = [json.loads(line) for line in (folder / "o.jsonl").open(encoding="utf-8")]
     assert [row["id"] for row in written] == [0, 1]
     assert set(written[0]) == {"id", "text", "topic"}
 
 
-def test_export_writes_a_stock_checkpoint(trained, hf_mtl):
+def test_export_writes_a_stock_checkpoint(trained):
     folder, _ = trained
-    done = hf_mtl("export", "out", "--task", "names", "--output", "names", folder=folder)
+    done = run_main("export", "out", "--task", "names", "--output", "names", folder=folder)
     assert done.returncode == 0, done.stderr
     config = json.loads((folder / "names" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForTokenClassification"]
-    assert "topic" in refused(hf_mtl("export", "out", "--task", "nmaes", "--output", "x", folder=folder))
+    assert "topic" in refused(run_main("export", "out", "--task", "nmaes", "--output", "x", folder=folder))
 
 
 @pytest.mark.parametrize(
@@ -136,22 +131,22 @@ def test_export_writes_a_stock_checkpoint(trained, hf_mtl):
         ("datasets.d.splits={train: train, validation: validation, test: dev}", "dev"),
     ],
 )
-def test_wrong_input_is_one_message_and_leaves_nothing(trained, hf_mtl, override, message):
+def test_wrong_input_is_one_message_and_leaves_nothing(trained, override, message):
     folder, _ = trained
     arguments = ("run.yaml", "--set", "training.output_dir=never", "--set", override)
-    assert message in refused(hf_mtl("check", *arguments[:1], *arguments[3:], folder=folder))
-    assert message in refused(hf_mtl("train", *arguments, folder=folder))
+    assert message in refused(run_main("check", *arguments[:1], *arguments[3:], folder=folder))
+    assert message in refused(run_main("train", *arguments, folder=folder))
     assert not (folder / "never").exists()
 
 
 @pytest.mark.parametrize("command", [("train",), ("check",), ("evaluate",), ("predict",), ("export",), ()])
-def test_help_says_what_a_command_is_for(trained, hf_mtl, command):
-    done = hf_mtl(*command, "--help", folder=trained[0])
+def test_help_says_what_a_command_is_for(trained, command):
+    done = run_main(*command, "--help", folder=trained[0])
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
 
-def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
+def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path):
     write_run(tmp_path, max_steps=100_000, eval_strategy="no", save_strategy="no", logging_steps=1)
     command = [sys.executable, "-m", "hf_mtl", "train", "run.yaml"]
     running = subprocess.Popen(
@@ -175,13 +170,13 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, hf_mtl):
     assert "Traceback" not in errors
     step = int(next((tmp_path / "out" / "checkpoints").glob("step-*")).name.removeprefix("step-"))
     assert step == json.loads(history.read_text(encoding="utf-8").splitlines()[-1])["step"]
-    assert f"stopped after step {step}" in hf_mtl("train", "run.yaml", folder=tmp_path).stderr
-    refused = hf_mtl("train", "run.yaml", "--resume", "--set", "training.max_steps=20", folder=tmp_path)
+    assert f"stopped after step {step}" in run_main("train", "run.yaml", folder=tmp_path).stderr
+    refused = run_main("train", "run.yaml", "--resume", "--set", "training.max_steps=20", folder=tmp_path)
     assert refused.returncode == 2
     assert "training.max_steps: 100000 there, 20 now" in refused.stderr
-    anew = hf_mtl("train", "run.yaml", "--overwrite", "--set", "training.max_steps=2", folder=tmp_path)
+    anew = run_main("train", "run.yaml", "--overwrite", "--set", "training.max_steps=2", folder=tmp_path)
     assert anew.returncode == 0, anew.stderr
-    again = hf_mtl("train", "run.yaml", "--resume", "--set", "training.max_steps=2", folder=tmp_path)
+    again = run_main("train", "run.yaml", "--resume", "--set", "training.max_steps=2", folder=tmp_path)
     assert (again.returncode, again.stdout) == (
         0,
         f"the run in {tmp_path / 'out'} is finished: nothing is left to do\n",

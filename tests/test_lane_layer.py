@@ -98,6 +98,15 @@ def test_what_is_not_trained_gets_no_gradient_and_changes_no_other(still):
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True) if other is not None)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 6])
+def test_nothing_that_is_read_is_written_to(rows):
+    x, weight, offset = inputs()
+    leaves = [x[:rows].detach().requires_grad_(), weight, offset.detach().requires_grad_(), *factors([(rows, 2)])]
+    before = [leaf.detach().clone() for leaf in leaves]
+    LaneLinear.apply(*leaves[:3], (rows,), (2.0,), *leaves[3:]).sum().backward()
+    assert all(torch.equal(one, other) for one, other in zip(leaves, before, strict=True))
+
+
 class Stock(nn.Module):
     """Two linear layers, as an encoder has them."""
 

@@ -101,7 +101,9 @@ def test_a_source_that_is_not_there_is_refused(tmp_path, folder, monkeypatch):
     (folder / "config.json").unlink()
     assert "the folder has no config.json" in refusal(folder)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "nobody/nothing: there is no such folder here, and as a repository of the Hub: it is not in the" in refusal("nobody/nothing")
+    assert "nobody/nothing: there is no such folder here, and as a repository of the Hub: it is not in the" in refusal(
+        "nobody/nothing"
+    )
 
 
 def test_code_from_a_repository_is_never_run(folder):

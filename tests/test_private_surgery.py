@@ -10,7 +10,7 @@ from hf_mtl.modeling.surgery import drop_task, joined, merged, new_part
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.types import build_task
 from tests.adapted import assert_near, draw, five_texts, rows_of, settings, trained
-from tests.grouped import LISTS, TASKS, assert_logits, encoder_folder, equal, grouped, stock_logits
+from tests.grouped import TASKS, assert_logits, encoder_folder, equal, grouped, stock_logits
 from tests.test_model import text_task
 from tests.test_private_layers import by_hand
 from tests.tiny import tiny_tasks
@@ -27,13 +27,11 @@ LORA = {
 }
 EVERY = ("no adapters", "shared", "both, encoder")
 DROPPED = {
-    "a group's only task": ["slots"],
-    "a first task": ["topic"],
-    "a later task of a group": ["moods"],
-    "the first group": ["topic", "moods"],
-    "all but the last group": ["topic", "moods", "score"],
-    "down to one task of two": ["slots", "score", "topic"],
+    "a first task, then its group": ["topic", "moods"],
+    "a later task, its group, and all but the last group": ["moods", "topic", "score"],
+    "a group's only task, and down to one task of two": ["slots", "score", "topic"],
 }
+"""Tasks in the order in which they go."""
 BOTH = [["topic", "score"], ["moods"], ["slots"]]
 
 
@@ -45,69 +43,84 @@ def alone(model, architecture="bert"):
     return {task: model(**five_texts(architecture), tasks=[task]).logits[task] for task in model.tasks}
 
 
-def together(model, architecture="bert"):
-    rows = rows_of(**{task: [place % 5, (place + 2) % 5, 1][: 1 + place % 3] for place, task in enumerate(model.tasks)})
-    return model(**five_texts(architecture), rows=rows).logits, stock_logits(model, five_texts(architecture), rows)
+def mixed_rows(model):
+    return rows_of(**{task: [place % 5, (place + 2) % 5, 1][: 1 + place % 3] for place, task in enumerate(model.tasks)})
+
+
+def mixed(model, architecture="bert"):
+    return model(**five_texts(architecture), rows=mixed_rows(model)).logits
+
+
+def assert_mixed(model, answers, architecture="bert"):
+    """A mixed batch is worth the tasks one by one."""
+    rows = mixed_rows(model)
+    assert_logits(mixed(model, architecture), {task: answers[task][rows[task]] for task in model.tasks}, 1e-5)
 
 
 def assert_sound(model, tmp_path, architecture="bert"):
-    """Mixed batches and saved files are worth what the model is."""
-    assert_logits(*together(model, architecture), 1e-5)
+    """Mixed batches, the tasks' own stock models and saved files are worth what the model is."""
+    wanted = stock_logits(model, five_texts(architecture), mixed_rows(model))
+    assert_logits(mixed(model, architecture), wanted, 1e-5)
     model.save_pretrained(tmp_path)
     read = MultiTaskModel.from_pretrained(tmp_path)
     assert read.groups == model.groups
     assert equal(alone(model, architecture), alone(read, architecture))
-    assert equal(together(model, architecture)[0], together(read, architecture)[0])
+    assert equal(mixed(model, architecture), mixed(read, architecture))
+
+
+def dropped_alike(model, names, architecture="bert"):
+    """The model without the tasks, of which none that is left is answered otherwise than before."""
+    before, groups = alone(model, architecture), [group.tasks for group in model.groups]
+    for name in names:
+        model = drop_task(model, name)
+        assert equal(alone(model, architecture), {task: before[task] for task in model.tasks}), name
+        assert_mixed(model, before, architecture)
+        assert [(group.name, group.tasks) for group in model.groups] == left(groups, model.tasks)
+        assert set(model.private) <= {group.name for group in model.groups[1:]}
+    return model
+
+
+def left(groups, tasks):
+    """Name and tasks of each group of which some task is left, where there is more than one."""
+    found = [tuple(task for task in group if task in tasks) for group in groups]
+    found = [(group[0], group) for group in found if group]
+    return found if len(found) > 1 else []
 
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [(kind, what) for kind in LORA for what in DROPPED if kind in EVERY or what in ("the first group", "a first task")],
+    [(kind, what) for kind in LORA for what in DROPPED if kind in EVERY or what.startswith("a first task")],
 )
 def test_the_tasks_that_are_left_answer_as_before_to_the_bit(tiny, tmp_path, kind, what):
-    model = grouped(tiny, lora=LORA[kind])
-    before = alone(model)
-    for name in DROPPED[what]:
-        model = drop_task(model, name)
-        assert equal(alone(model), {task: before[task] for task in model.tasks})
-    groups = [[task for task in group if task in model.tasks] for group in LISTS]
-    groups = [group for group in groups if group]
-    wanted = [(group[0], tuple(group)) for group in groups] if len(groups) > 1 else []
-    assert [(group.name, group.tasks) for group in model.groups] == wanted
-    assert set(model.private) <= {group.name for group in model.groups[1:]}
+    model = dropped_alike(grouped(tiny, lora=LORA[kind]), DROPPED[what])
     assert_sound(model, tmp_path)
     assert not any(f".{name}." in weight for weight in model.state_dict() for name in DROPPED[what] if kind != "both")
 
 
-@pytest.mark.parametrize("architecture", ["modernbert", "electra", "deberta-v2", "distilbert"])
-@pytest.mark.parametrize("kind", ["no adapters", "shared", "both, encoder"])
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("modernbert", "no adapters"),
+        ("modernbert", "shared"),
+        ("electra", "both, encoder"),
+        ("deberta-v2", "both, encoder"),
+        ("deberta-v2", "shared"),
+        ("distilbert", "both, encoder"),
+    ],
+)
 def test_tasks_are_dropped_from_other_encoders_too(tiny, tmp_path, architecture, kind):
-    model = grouped(tiny, architecture, lora=LORA[kind])
-    before = alone(model, architecture)
-    for name in ("topic", "moods"):
-        model = drop_task(model, name)
-        assert equal(alone(model, architecture), {task: before[task] for task in model.tasks})
+    model = dropped_alike(grouped(tiny, architecture, lora=LORA[kind]), ["topic", "moods"], architecture)
     assert_sound(model, tmp_path, architecture)
 
 
-@pytest.mark.parametrize("groups", [BOTH, "family", "task"])
 @pytest.mark.parametrize("kind", ["no adapters", "shared", "shared, encoder"])
-def test_a_group_whose_tasks_do_not_stand_together_loses_its_first(tiny, tmp_path, kind, groups):
-    model = grouped(tiny, groups=groups, lora=LORA[kind])
-    before = alone(model)
-    model = drop_task(model, "topic")
-    assert equal(alone(model), {task: before[task] for task in model.tasks})
-    assert_sound(model, tmp_path)
+def test_a_group_whose_tasks_do_not_stand_together_loses_its_first(tiny, tmp_path, kind):
+    assert_sound(dropped_alike(grouped(tiny, groups=BOTH, lora=LORA[kind]), ["topic"]), tmp_path)
 
 
 @pytest.mark.parametrize("depths", [(2, 2, 1), (2, 1, 2), (1, 2, 1), (1, 1, 2), (2, 1, 1)])
 def test_the_first_of_groups_of_several_depths_is_dropped(tiny, tmp_path, depths):
-    model = by_hand(tiny, depths=depths)
-    before = alone(model)
-    for name in ("topic", "moods"):
-        model = drop_task(model, name)
-    assert equal(alone(model), {task: before[task] for task in model.tasks})
-    assert_sound(model, tmp_path)
+    assert_sound(dropped_alike(by_hand(tiny, depths=depths), ["topic", "moods"]), tmp_path)
 
 
 def add(model, tasks, seed=3, private_layers=0, **lora):
@@ -133,8 +146,13 @@ def plain(tiny, architecture="bert"):
     return model
 
 
-@pytest.mark.parametrize("architecture", ["bert", "modernbert", "electra", "deberta-v2"])
-@pytest.mark.parametrize("with_groups", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "with_groups"),
+    [
+        *((name, True) for name in ("bert", "modernbert", "electra", "deberta-v2")),
+        *((name, False) for name in ("bert", "modernbert")),
+    ],
+)
 def test_new_tasks_get_layers_of_their_own_and_the_old_ones_answer_as_before(tiny, tmp_path, architecture, with_groups):
     model = grouped(tiny, architecture) if with_groups else plain(tiny, architecture)
     before, weights = alone(model, architecture), {key: value.clone() for key, value in model.state_dict().items()}
@@ -147,7 +165,7 @@ def test_new_tasks_get_layers_of_their_own_and_the_old_ones_answer_as_before(tin
     moved(part)
     trained_part = alone(part, architecture)
     assert not torch.equal(fresh["kind"], trained_part["kind"])
-    assert_logits(*together(part, architecture), 1e-5)
+    assert_mixed(part, trained_part, architecture)
     whole = joined(model, part)
     assert equal(alone(whole, architecture), before | trained_part)
     assert all(torch.equal(whole.state_dict()[name], weight) for name, weight in weights.items())
@@ -166,10 +184,7 @@ def test_one_addition_after_another_and_each_taken_back(tiny, tmp_path):
         assert equal(alone(model), before)
     assert [(group.name, group.private_layers) for group in model.groups] == [("topic", 2), ("deep", 2), ("flat", 1)]
     assert_sound(model, tmp_path / "whole")
-    for name in [*TASKS, "deep"]:
-        model = drop_task(model, name)
-        assert equal(alone(model), {task: before[task] for task in model.tasks}), name
-    assert_sound(model, tmp_path / "left")
+    assert_sound(dropped_alike(model, [*TASKS, "deep"]), tmp_path / "left")
 
 
 def test_new_layers_are_refused_where_they_cannot_be(tiny):
@@ -179,59 +194,42 @@ def test_new_layers_are_refused_where_they_cannot_be(tiny):
     for model in (plain(tiny), grouped(tiny)):
         with pytest.raises(UserError, match="private layers: 3, and the encoder .bert. has 3.* use 2 at most"):
             add(model, [tags()], private_layers=3)
-        assert_logits(*together(model), 1e-5)
+        assert_mixed(model, alone(model))
     with torch.random.fork_rng(devices=[]):
         albert = MultiTaskModel.from_encoder(str(encoder_folder(tiny, "albert")), tiny_tasks())
     with pytest.raises(UserError, match="private layers: the encoder .albert. has no list of layers of its own; use 0"):
         add(albert, [tags()], private_layers=1)
 
 
-@pytest.mark.parametrize(
-    ("kind", "task"),
-    [
-        (kind, task)
-        for kind in LORA
-        for task in (tags(), text_task("kind"))
-        if kind in EVERY or task.family != tags().family
-    ],
-)
-def test_a_new_task_stands_with_an_adapter_on_the_layers_of_the_group_of_its_family(tiny, tmp_path, kind, task):
+@pytest.mark.parametrize("kind", LORA)
+def test_new_tasks_stand_with_adapters_on_the_layers_of_the_groups_of_their_families(tiny, tmp_path, kind):
     model = grouped(tiny, lora=LORA[kind], groups="family")
     before = alone(model)
-    part = add(model, [task], r=4, lora_alpha=16)
-    assert all(".lora_" in name and ".kind." in name or name.startswith("heads.kind.") for name in trained(part))
+    part = add(model, [tags(), text_task("mood")], r=4, lora_alpha=16)
+    assert all(".lora_" in name or name.startswith("heads.") for name in trained(part))
+    assert all({"kind", "mood"} & set(name.split(".")) for name in trained(part))
     moved(part)
     after = alone(part)
     whole = joined(model, part)
     assert equal(alone(whole), before | after)
-    group = 1 if task.family == tiny_tasks()[-1].family else 0
-    assert "kind" in whole.groups[group].tasks
+    assert [("mood" in group.tasks, "kind" in group.tasks) for group in whole.groups] == [(True, False), (False, True)]
     assert_sound(whole, tmp_path)
+    if kind in EVERY:
+        assert equal(alone(dropped_alike(whole, ["kind", "mood"])), before)
 
 
-@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize(
-    ("task", "gone"),
+    ("kind", "task", "gone"),
     [
-        (tags(), ["slots"]),
-        (tags(), ["topic", "moods", "score"]),
-        (tags(), ["topic"]),
-        (tags(), ["kind"]),
-        (text_task("kind"), ["topic"]),
-        (text_task("kind"), ["slots"]),
-        (text_task("kind"), ["topic", "moods", "score"]),
+        *((kind, task, ["topic", "moods", "score"]) for kind in EVERY for task in (tags(), text_task("kind"))),
+        *((kind, task, ["slots"]) for kind in ("no adapters", "both, encoder") for task in (tags(), text_task("kind"))),
     ],
 )
 def test_old_tasks_are_dropped_beside_a_task_that_joined_their_group(tiny, tmp_path, kind, task, gone):
     model = grouped(tiny, lora=LORA[kind], groups="family")
     part = add(model, [task], r=4, lora_alpha=16)
     moved(part)
-    model = joined(model, part)
-    before = alone(model)
-    for name in gone:
-        model = drop_task(model, name)
-        assert equal(alone(model), {task: before[task] for task in model.tasks}), name
-    assert_sound(model, tmp_path)
+    assert_sound(dropped_alike(joined(model, part), gone), tmp_path)
 
 
 def test_a_task_joins_a_group_with_all_linear_layers_of_an_encoder_adapted(tiny, tmp_path):

@@ -1,19 +1,26 @@
 """Private layers in use: checkpointed activations, dropout, absent groups, precision, copies of models, threads."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hf_mtl.inference.pipeline import MultiTaskPipeline
 from hf_mtl.training.loss import count_step, drop_absent_gradients
-from tests.adapted import MIXED, OTHERS, TEXTS, assert_near, five_texts, gradient, rows_of, trained
+from tests.adapted import (
+    MIXED,
+    OTHERS,
+    assert_near,
+    assert_threads_answer_alike,
+    five_texts,
+    gradient,
+    rows_of,
+    trained,
+)
 from tests.grouped import TASKS, assert_logits, body_weights, equal, grouped, stir, stock_encoder, stock_logits
 from tests.test_private_layers import OWN_LAYERS, by_hand
-from tests.tiny import tiny_encoder, tiny_tokenizer
+from tests.tiny import tiny_encoder
 
 ABLE = [name for name in OWN_LAYERS if tiny_encoder(name).supports_gradient_checkpointing]
 DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
@@ -174,17 +181,7 @@ def test_a_copy_of_a_model_answers_alike_and_is_a_model_of_its_own(tiny, archite
 
 
 def test_threads_that_ask_for_different_tasks_at_once_get_the_answers_of_one_after_another(tiny):
-    pipe = MultiTaskPipeline(grouped(tiny), tiny_tokenizer())
-    asked = [tasks for tasks in (["topic"], ["slots"], ["score", "moods"], None) for _ in range(5)]
-    texts = [TEXTS[number % 5 :] + TEXTS[: number % 3] for number in range(len(asked))]
-
-    def answer(number):
-        options = {} if asked[number] is None else {"tasks": asked[number]}
-        return pipe(texts[number], batch_size=2, **options)
-
-    alone = [answer(number) for number in range(len(asked))]
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(answer, range(len(asked)))) == alone
+    assert_threads_answer_alike(grouped(tiny), [["topic"], ["slots"], ["score", "moods"], None])
 
 
 def test_a_compiled_encoder_gives_the_same_for_every_batch(tiny):

@@ -385,8 +385,8 @@ def test_rows_read_together_are_the_rows_read_one_by_one(tmp_path, monkeypatch, 
         records, messages, blocks = found(1 << 17)
         together += sum(len(block.rows) > 1 for block in blocks)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(json_reader, "_plain_objects", lambda _: None)
-            patch.setattr(csv_reader, "_plain", lambda *_: None)
+            patch.setattr(json_reader, "plain_objects", lambda _: None)
+            patch.setattr(csv_reader, "plain_rows", lambda *_: None)
             patch.setattr(csv_reader, "_good", lambda *_: None)
             expected = found(1)
         assert (repr(records), messages) == (repr(expected[0]), expected[1])

@@ -10,9 +10,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from hf_mtl.config_keys import DatasetConfig
-from hf_mtl.data.records import Block, kind
+from hf_mtl.data.records import Block, Cells, as_list, kind
 from hf_mtl.errors import DataError
 
 POSITION = {"_row": datasets.Value("int64"), "_line": datasets.Value("int64"), "_file": datasets.Value("int32")}
@@ -25,7 +26,6 @@ def _plain(value: Any) -> Any:
     raise TypeError
 
 
-_TEXT = {str, type(None)}
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
 
 
@@ -96,7 +96,7 @@ class Columns:
         cells += [_label(column, values.get(column), from_csv) for column in self.labels]
         return cells
 
-    def read_all(self, block: Block, from_csv: bool = False) -> list[Sequence[Any]]:
+    def read_all(self, block: Block, from_csv: bool = False) -> list[Cells]:
         """As `read`, for many rows at once: the cells by column.
 
         Raises:
@@ -104,9 +104,9 @@ class Columns:
         """
         nothing = [None] * len(block.rows)
         found = {column: block.columns.get(column, nothing) for column in self.names}
-        cells: list[Sequence[Any]] = [_texts(column, found[column]) for column in self.texts]
+        cells: list[Cells] = [_texts(column, found[column]) for column in self.texts]
         if self.tokens:
-            cells.append([_tokens(self.tokens, cell, from_csv) for cell in found[self.tokens]])
+            cells.append([_tokens(self.tokens, cell, from_csv) for cell in as_list(found[self.tokens])])
         return cells + [_labels(column, found[column], from_csv) for column in self.labels]
 
     def missing(self, name: str, source: str, absent: Iterable[str], found: Sequence[str]) -> str:
@@ -134,18 +134,28 @@ def _text(column: str, cell: Any) -> str | None:
     raise CellError(f"column {column!r} holds {kind(cell)}; a text must be a string")
 
 
-def _texts(column: str, cells: Sequence[Any]) -> Sequence[str | None]:
-    if not set(map(type, cells)) <= _TEXT:
-        raise CellError(f"column {column!r} holds other things than text")
-    _encodable(column, "".join(filter(None, cells)))
-    return cells
+def _texts(column: str, cells: Cells) -> pa.StringArray:
+    try:
+        return _strings(cells)
+    except (pa.ArrowException, UnicodeEncodeError):
+        raise CellError(f"column {column!r} holds other things than text") from None
 
 
-def _labels(column: str, cells: Sequence[Any], from_csv: bool) -> list[str | None]:
-    if not set(map(type, cells)) <= _TEXT:  # 1 and true would be one key.
-        return [_label(column, cell, from_csv) for cell in cells]
-    known = {cell: _label(column, cell, from_csv) for cell in set(cells)}
-    return [known[cell] for cell in cells]
+def _labels(column: str, cells: Cells, from_csv: bool) -> Cells:
+    try:
+        found = _strings(cells).dictionary_encode()
+    except (pa.ArrowException, UnicodeEncodeError):
+        if set(map(type, cells)) - {type(None)} not in ({int}, {bool}):  # 1 and true would be one key, 0 and -0.0, too.
+            return [_label(column, cell, from_csv) for cell in cells]
+        known = {cell: _label(column, cell, from_csv) for cell in set(cells)}
+        return [known[cell] for cell in cells]
+    labels = [_label(column, cell, from_csv) for cell in found.dictionary.to_pylist()]
+    return pa.array(labels, pa.string()).take(found.indices)
+
+
+def _strings(cells: Cells) -> pa.StringArray:
+    """Strings and nulls as Arrow has them, which takes neither anything else nor half of a surrogate pair."""
+    return cells if isinstance(cells, pa.Array) else pa.array(cells, pa.string())
 
 
 def _tokens(column: str, cell: Any, from_csv: bool) -> list[str] | None:

@@ -6,12 +6,16 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from hf_mtl.data.csv_blocks import plain_rows
 from hf_mtl.data.files import SourceFile, bad_byte
+from hf_mtl.data.pieces import Pieces
 from hf_mtl.data.records import Block, Problems, ReadOptions, Record, not_encoded, place
 from hf_mtl.errors import DataError
 
-PIECE = 1 << 17
-"""Characters that are read at once."""
+PIECE = 1 << 21
+"""Bytes that are read at once."""
+LINES_OF_A_CELL = 200
+"""By no more of them a piece is read on that ends within a quoted cell: its quote may never be closed."""
 SEPARATORS = ",;\t|"
 LONGEST_CELL = 50_000_000
 """Characters; a quote that is never closed is found here at the latest."""
@@ -25,18 +29,22 @@ def read_csv(source: SourceFile, options: ReadOptions, problems: Problems) -> It
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     with source.open_text(options.encoding, newline="") as text:
-        piece = text.readline()
-        separator = options.sep or ("\t" if source.suffix == ".tsv" else _separator(piece))
+        pieces = Pieces(text)
+        piece = pieces.read(0)
+        first = io.StringIO(pieces.decode(piece), newline="").readline()
+        separator = options.sep or ("\t" if source.suffix == ".tsv" else _separator(first))
         columns: list[str] | None = None
         row = line = 0
         while piece:
             rows: list[Row] = []
-            block = None if columns is None else _plain(piece, separator, columns, row + 1, line + 1)
-            if block is None:
-                rows, line = _rows(piece, text, separator, line)
+            found = None
+            if columns is not None and len(piece) <= LONGEST_CELL:
+                found = plain_rows(piece, separator, columns, row + 1, line + 1)
+            if found is None:
+                rows, line = _rows(pieces.decode(piece), pieces, separator, line)
                 block = None if columns is None else _good(rows, columns, row + 1)
             else:
-                line += len(block.rows)
+                block, line = found[0], line + found[1]
             if block is not None:
                 row, rows = row + len(block.rows), []
                 yield block
@@ -56,29 +64,12 @@ def read_csv(source: SourceFile, options: ReadOptions, problems: Problems) -> It
                         return
                     continue
                 yield Record(row, start, dict(zip(columns, (cell or None for cell in cells), strict=True)))
-            # Whole lines; up to the header one at a time.
-            piece = text.read(0 if columns is None else PIECE) + text.readline()
+            # Up to the header one at a time.
+            piece = pieces.read_rows(0 if columns is None else PIECE, LINES_OF_A_CELL)
 
 
 Row = tuple[int, list[str], str | None]
 """The line where a row begins, its cells, and what is wrong with it."""
-
-
-def _plain(piece: str, separator: str, columns: Sequence[str], row: int, line: int) -> Block | None:
-    """Lines without a quote that are a good row each; None for any other lines."""
-    piece = piece.replace("\r\n", "\n").removesuffix("\n")
-    if '"' in piece or "\r" in piece or len(piece) > LONGEST_CELL or bad_byte(piece) is not None:
-        return None
-    # A line's end is left before the cell behind it: if all of these stand in the first column, no row is ragged.
-    cells = piece.replace("\n", f"{separator}\n").split(separator)
-    first = "".join(cells[:: len(columns)]).split("\n")
-    count = len(first)
-    if count != piece.count("\n") + 1 or len(cells) != len(columns) * count:
-        return None
-    if len(columns) == 1 and not all(map(str.strip, first)):
-        return None
-    found = [first, *(cells[number :: len(columns)] for number in range(1, len(columns)))]
-    return Block(range(row, row + count), range(line, line + count), _by_name(columns, found))
 
 
 def _rows(piece: str, more: Iterable[str], separator: str, before: int) -> tuple[list[Row], int]:

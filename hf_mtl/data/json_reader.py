@@ -1,15 +1,15 @@
 """JSON files: an object a line, one array of objects, or {"data": [objects]}; read piece by piece."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from hf_mtl.data.files import SourceFile, bad_byte
+from hf_mtl.data.json_blocks import plain_objects
 from hf_mtl.data.records import SAVE_AS_UTF8, Block, Problems, ReadOptions, Record, kind, not_encoded, place
 from hf_mtl.errors import DataError
 
-CHUNK = 1 << 16
+CHUNK = 1 << 18
 _LONGEST_TOKEN = 12
 """No word, escape or sign of JSON is longer: an error this near to the end of what was read may be its cut."""
 
@@ -54,7 +54,7 @@ def _read_lines(source: SourceFile, problems: Problems) -> Iterator[Record | Blo
     row = number = 0
     with source.open_text() as lines:
         while piece := lines.read(CHUNK) + lines.readline():
-            if (columns := _plain_objects(piece)) is not None:
+            if (columns := plain_objects(piece)) is not None:
                 count = len(next(iter(columns.values())))
                 numbers = [0] * count if number == row else range(number + 1, number + 1 + count)
                 yield Block(range(row + 1, row + 1 + count), numbers, columns)
@@ -70,51 +70,6 @@ def _read_lines(source: SourceFile, problems: Problems) -> Iterator[Record | Blo
                     problems.add(f"{place(source.name, row, number)}: {problem}")
                 else:
                     yield Record(row, 0 if number == row else number, values)
-
-
-def _plain_objects(piece: str) -> dict[str, Sequence[Any]] | None:
-    """The columns of lines of which each is an object of the same keys, nothing wrong with it; None for any others.
-
-    All lines are decoded in one go, as an array. Each of them begins with a brace, so if no object stands within
-    another and there are as many as lines, each line is one. And if a key stood twice, more strings would be written
-    than were read.
-    """
-    lines = piece.removesuffix("\n").replace("\n", ",\n")
-    count = lines.count("\n") + 1
-    if not lines.startswith("{") or lines.count("\n{") != count - 1 or bad_byte(piece) is not None:
-        return None
-    try:
-        objects = json.loads(f"[{lines}]")
-        if len(objects) != count or set(map(type, objects)) != {dict}:
-            return None
-        if len(set(map(tuple, objects))) > 1 or not objects[0]:
-            return None
-        columns = dict(zip(objects[0], zip(*map(dict.values, objects), strict=True), strict=True))
-        strings = count * len(columns) + sum(map(_strings, columns.values()))
-    except (ValueError, RecursionError):
-        return None
-    quotes = lines.count('"')
-    if "\\" in lines:
-        unpaired = lines.replace("\\\\", "")
-        quotes = unpaired.count('"') - unpaired.count('\\"')
-    return columns if quotes == 2 * strings else None
-
-
-class _InnerObjectError(ValueError):
-    """An object within another, whose keys nobody has counted."""
-
-
-def _strings(values: Iterable[Any]) -> int:
-    """How many strings stand in values of JSON.
-
-    Raises:
-        _InnerObjectError: for an object.
-    """
-    counts = Counter(map(type, values))
-    if dict in counts:
-        raise _InnerObjectError
-    inner = [value for cell in values if type(cell) is list for value in cell] if list in counts else []
-    return counts[str] + (_strings(inner) if inner else 0)
 
 
 def _object(line: str) -> tuple[dict[str, Any], str | None]:

@@ -15,7 +15,7 @@ from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.columns import CellError, Columns
 from hf_mtl.data.files import SourceFile
 from hf_mtl.data.readers import read_blocks
-from hf_mtl.data.records import Block, Problems, ReadOptions, Record, place
+from hf_mtl.data.records import Block, Cells, Problems, ReadOptions, Record, place
 from hf_mtl.errors import DataError
 
 FORMAT = 1
@@ -54,7 +54,7 @@ class RowTable:
 
     def batches(
         self, source: str, file: int, found: Iterable[Record | Block], problems: Problems
-    ) -> Iterator[list[Sequence[Any]]]:
+    ) -> Iterator[list[Cells]]:
         """The cells of many rows by column, position behind them; what is wrong is put to the table's `problems`.
 
         Args:
@@ -71,7 +71,7 @@ class RowTable:
                     yield list(zip(*rows, strict=True))
             else:
                 self.count += len(block.rows)
-                yield [*cells, block.rows, block.lines, [file] * len(block.rows)]
+                yield [*cells, block.rows, block.lines, np.full(len(block.rows), file)]
 
     def _blocks(self, found: Iterable[Record | Block], problems: Problems) -> Iterator[Block]:
         """All rows in blocks. The reader's problems are taken over when what stands before them is through."""
@@ -182,7 +182,9 @@ def _records(source: str, rows: Any) -> Iterator[Record]:
         yield Record(number, 0, dict(zip(rows, cells, strict=True)))
 
 
-def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def _array(cells: Cells, kind: pa.DataType) -> pa.Array:
+    if isinstance(cells, pa.Array):
+        return cells
     return pa.array(np.arange(cells.start, cells.stop) if isinstance(cells, range) else cells, kind)
 
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
 
 from hf_mtl.errors import DataError
 
@@ -17,16 +20,26 @@ class Record(NamedTuple):
     values: Mapping[str, Any]
 
 
+Cells: TypeAlias = Sequence[Any] | np.ndarray | pa.StringArray
+"""Cells of a column: any of JSON's values, or strings and nulls as Arrow has them, or numbers as NumPy has them."""
+
+
+def as_list(cells: Cells) -> Sequence[Any]:
+    """Cells as Python has them."""
+    return cells.tolist() if isinstance(cells, (np.ndarray, pa.Array)) else cells
+
+
 class Block(NamedTuple):
     """Rows that stand behind one another, by column: many are checked at once in a fraction of the time."""
 
     rows: Sequence[int]
-    lines: Sequence[int]
-    columns: Mapping[str, Sequence[Any]]
+    lines: Sequence[int] | np.ndarray
+    columns: Mapping[str, Cells]
 
     def records(self) -> Iterator[Record]:
         """The same row by row."""
-        for row, line, *cells in zip(self.rows, self.lines, *self.columns.values(), strict=True):
+        columns = map(as_list, [self.lines, *self.columns.values()])
+        for row, line, *cells in zip(self.rows, *columns, strict=True):
             yield Record(row, line, dict(zip(self.columns, cells, strict=True)))
 
 

@@ -4,13 +4,13 @@ PEFT's own mixed batches are for inference alone, and gather rows by index. Here
 computed once, and each lane's slice gets what its adapter makes of it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hf_mtl.modeling.lanes import Lanes
 
@@ -18,8 +18,9 @@ from hf_mtl.modeling.lanes import Lanes
 class LaneLinear(torch.autograd.Function):
     """A linear layer and the low-rank products of consecutive slices of its rows, in one pass.
 
-    Written out since the layers of an encoder are small enough for every further pass over the states to be felt: the
-    products are added in place, forward and backward.
+    Written out since the layers of an encoder are small enough for every further pass over the states to be felt, and
+    every call too. The low-rank products are written first, and the layer's own product adds to them: that costs it
+    next to nothing, while a low-rank product that adds to it would read and write all states once more.
     """
 
     @staticmethod
@@ -43,11 +44,13 @@ class LaneLinear(torch.autograd.Function):
             scales: by slice.
             adapters: A `[r, in]` and B `[out, r]` of each slice, in turn.
         """
-        out = functional.linear(x, weight, bias)
+        out = x.new_empty(len(x), len(weight))
+        out = out.zero_() if bias is None else out.copy_(bias)
         # The thin factor comes first in each product: on a CPU that is up to five times as fast as its transpose.
-        lows = [a.mm(part.t()) for a, part in zip(adapters[::2], x.split(_all(counts, x)), strict=False)]
-        for low, b, scale, part in zip(lows, adapters[1::2], scales, out.split(_all(counts, x)), strict=False):
+        lows = [a.mm(part.t()) for a, part in zip(adapters[::2], _parts(counts, x), strict=False)]
+        for low, b, scale, part in zip(lows, adapters[1::2], scales, _parts(counts, out), strict=False):
             part.addmm_(low.t(), b.t(), alpha=scale)
+        out.addmm_(x, weight.t())
         ctx.counts, ctx.scales, ctx.has_bias = counts, scales, bias is not None
         ctx.save_for_backward(x, weight, *adapters, *lows)
         return out
@@ -58,18 +61,21 @@ class LaneLinear(torch.autograd.Function):
         x, weight, *rest = ctx.saved_tensors
         number, needed = len(ctx.counts), ctx.needs_input_grad
         adapters, lows = rest[: 2 * number], rest[2 * number :]
-        grad_x = grad.mm(weight) if needed[0] else None
-        parts = grad.split(_all(ctx.counts, x))
+        grad_x = torch.empty_like(x) if needed[0] else None
+        read, parts = _parts(ctx.counts, x), _parts(ctx.counts, grad)
+        written = () if grad_x is None else _parts(ctx.counts, grad_x)
         found: list[Tensor | None] = []
-        start = 0
         for place, (part, low, scale) in enumerate(zip(parts, lows, ctx.scales, strict=False)):
             a, b = adapters[2 * place : 2 * place + 2]
-            rows = slice(start, start := start + len(part))
             grad_low = b.t().mm(part.t()).mul_(scale)
-            found.append(grad_low.mm(x[rows]) if needed[5 + 2 * place] else None)
+            found.append(grad_low.mm(read[place]) if needed[5 + 2 * place] else None)
             found.append(low.mm(part).t().mul(scale) if needed[6 + 2 * place] else None)
-            if grad_x is not None:
-                grad_x[rows].addmm_(grad_low.t(), a)
+            if written:
+                written[place].addmm_(grad_low.t(), a, beta=0)
+        for rest_of_rows in written[number:]:
+            rest_of_rows.zero_()
+        if grad_x is not None:
+            grad_x.addmm_(grad, weight)
         grad_weight = grad.t().mm(x) if needed[1] else None
         grad_bias = grad.sum(0) if ctx.has_bias and needed[2] else None
         return grad_x, grad_weight, grad_bias, None, None, *found
@@ -117,15 +123,16 @@ class LaneForward:
 
     def _fused(self, x: Tensor, slices: list[tuple[tuple[str, ...], int]]) -> Tensor:
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        per_row = x[0].numel() // x.shape[-1]
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        per_row = x.shape[1:-1].numel()
         counts, scales, adapters = [], [], []
         for names, rows in slices:
             counts.append(rows * per_row)
             scales.append(self.layer.scaling[names[0]] if names else 0.0)
             adapters += [self._a(names, x), self._b(names, x)]
         weight, bias = self.layer.base_layer.weight, self.layer.base_layer.bias
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
             out = LaneLinear.apply(
                 x.reshape(-1, x.shape[-1]).to(dtype),
                 weight.to(dtype),
@@ -143,13 +150,15 @@ class LaneForward:
 
     def _b(self, names: tuple[str, ...], x: Tensor) -> Tensor:
         """B of several adapters, at the scale of the first."""
-        scaling = self.layer.scaling
         found = [self.layer.lora_B[name].weight for name in names]
+        if len(found) == 1:
+            return found[0]
+        scaling = self.layer.scaling
         found[1:] = [
             part if scaling[name] == scaling[names[0]] else part * (scaling[name] / scaling[names[0]])
             for name, part in zip(names[1:], found[1:], strict=True)
         ]
-        return found[0] if len(found) == 1 else torch.cat([*found, x.new_empty(self.layer.out_features, 0)], dim=1)
+        return torch.cat([*found, x.new_empty(self.layer.out_features, 0)], dim=1)
 
     def _apart(self, x: Tensor, slices: list[tuple[tuple[str, ...], int]], result: Tensor) -> Tensor:
         """As PEFT's own forward, slice by slice: with dropout, DoRA, or a base that is not a plain linear layer."""
@@ -172,3 +181,8 @@ class LaneForward:
 def _all(counts: tuple[int, ...], x: Tensor) -> list[int]:
     """The counts, and that of the rows that are left."""
     return [*counts, len(x) - sum(counts)]
+
+
+def _parts(counts: tuple[int, ...], x: Tensor) -> Sequence[Tensor]:
+    """The slices of the rows, and the rows that are left, if any."""
+    return (x,) if counts == (len(x),) else x.split(_all(counts, x))

@@ -33,3 +33,9 @@ def launch(module: str, processes: int, *arguments: str, timeout: float = 300) -
             error.add_note(stderr[-4000:])
             raise
     return subprocess.CompletedProcess(command, started.first.returncode, stdout, stderr)
+
+
+def work_together(module: str, folder: Path, *processes: int, timeout: float = 900) -> None:
+    """Calls the module's `work(folder, processes)` in so many processes at once, one number of them after the other."""
+    done = launch("tests.distributed.forked", 1, module, str(folder), *map(str, processes), timeout=timeout)
+    assert done.returncode == 0, done.stderr[-4000:]

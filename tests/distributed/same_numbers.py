@@ -1,15 +1,12 @@
 """Trains every case with the number of processes it was launched with; the first process writes what came of it.
 
-    python -m torch.distributed.run --standalone --nproc_per_node 2 -m tests.distributed.same_numbers FOLDER
-
-One launch trains all cases, since starting Python takes longer than training them.
+python -m tests.distributed.forked tests.distributed.same_numbers FOLDER 2 3 4
 """
 
 import json
 import os
 import random
-import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_mtl.training.optimization import make_optimizer
+from hf_mtl.training.rehearsal import fitting_size, rehearse
 from hf_mtl.training.step import train_step
 from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.runs import rows, write_rows
 from tests.tiny import save_tiny_encoder
 
-STEPS = 20
+STEPS = 10
 QUIET = Console(quiet=True)
 WAYS = {1: [(32, 1), (8, 4), (33, 1)], 2: [(16, 1)], 3: [(11, 1)], 4: [(8, 1)]}
 """Processes → (per_device_train_batch_size, gradient_accumulation_steps): a step has 32 or 33 sequences."""
@@ -39,6 +37,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optim": "sgd", "learning_rate": 0.2, "max_grad_norm": 0.5},
     "adamw": {"optim": "adamw_torch_fused", "learning_rate": 2e-3, "weight_decay": 0.1},
 }
+CASES = [f"{strategy} {batch}" for strategy in STRATEGIES for batch in ("mixed", "single_task")] + ["one_left"]
+FEW = ["proportional mixed", "temperature single_task", "one_left"]
+"""What is trained in every way, and with every optimizer: how rows are drawn is the same with any of them."""
 TASKS: dict[str, dict[str, Any]] = {
     "topic": {"task_type": "text-classification", "dataset": "words", "label_column": "topic"},
     "names": {"task_type": "token-classification", "dataset": "words", "label_column": "tags"},
@@ -118,16 +119,20 @@ def only_words(run: dict[str, Any], file: Path) -> dict[str, Any]:
     return run | {"datasets": {"words": run["datasets"]["words"] | {"data_files": str(file)}}, "tasks": tasks}
 
 
-def cases(folder: Path, processes: int, per_device: int, accumulation: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every case's name and run."""
-    step_size = processes * per_device * accumulation
-    for optimizer in OPTIMIZERS:
-        run = make_run(folder, optimizer, per_device, accumulation)
-        for strategy, options in STRATEGIES.items():
-            for batch in ("mixed", "single_task"):
-                sampling = {"strategy": strategy, "batch": batch, "pool_size": 2, **options}
-                yield f"{strategy} {batch} {optimizer}", run | {"sampling": sampling}
-        yield f"one_left {optimizer}", only_words(run, folder / f"words_{step_size + 1}.jsonl")
+def names(processes: int, per_device: int, accumulation: int) -> list[str]:
+    """The cases that are trained in a way: all of them in those of up to two processes, whose steps have 32."""
+    every = CASES if processes * per_device * accumulation == 32 and processes <= 2 else FEW
+    return [f"{case} {optimizer}" for optimizer in OPTIMIZERS for case in (every if optimizer == "sgd" else FEW)]
+
+
+def make_case(folder: Path, name: str, processes: int, per_device: int, accumulation: int) -> dict[str, Any]:
+    """The run of a case."""
+    *_, optimizer = name.split()
+    run = make_run(folder, optimizer, per_device, accumulation)
+    if name.startswith("one_left"):
+        return only_words(run, folder / f"words_{processes * per_device * accumulation + 1}.jsonl")
+    strategy, batch, _ = name.split()
+    return run | {"sampling": {"strategy": strategy, "batch": batch, "pool_size": 2, **STRATEGIES[strategy]}}
 
 
 def vector(module: nn.Module) -> Tensor:
@@ -138,7 +143,8 @@ def vector(module: nn.Module) -> Tensor:
 def train_cases(folder: Path, processes: int, per_device: int, accumulation: int) -> None:
     """Trains every case; the first process writes parameters before and after, and the history."""
     parameters, histories = {}, {}
-    for name, run in cases(folder, processes, per_device, accumulation):
+    for name in names(processes, per_device, accumulation):
+        run = make_case(folder, name, processes, per_device, accumulation)
         trainer = MultiTaskTrainer.from_config(run, overwrite=True, console=QUIET)
         assert trainer.accelerator.num_processes == processes
         parameters[f"{name} before"] = vector(trainer.model).clone()
@@ -181,14 +187,30 @@ def absent_steps(folder: Path, processes: int) -> dict[str, dict[str, bool]]:
     return found
 
 
-def main() -> None:
-    folder, processes = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
+def fit(folder: Path) -> None:
+    """The size of micro-batch that all processes settle on where the second one has no memory for more than 4 rows."""
+    trainer = MultiTaskTrainer.from_config(make_run(folder, "sgd", 16, 1), overwrite=True, console=QUIET)
+    accelerator = trainer.accelerator
+    model = accelerator.prepare(trainer.model).train()
+
+    def refuse(module: nn.Module, inputs: tuple, keywords: dict) -> None:
+        if accelerator.process_index == 1 and len(keywords["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+
+    trainer.model.encoder.register_forward_pre_hook(refuse, with_kwargs=True)
+    largest = partial(trainer.course.largest_micro_batch, trainer.course.start())
+    size = fitting_size(model, largest, 16, accelerator, lambda _: None)
+    rehearse(model, trainer.collator([]), accelerator)
+    told = {"processes": accelerator.num_processes, "size": size}
+    (folder / f"fit_{accelerator.process_index}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+def work(folder: Path, processes: int) -> None:
+    """What each process does; the first one writes what came of it."""
     for per_device, accumulation in WAYS[processes]:
         train_cases(folder, processes, per_device, accumulation)
     found = absent_steps(folder, processes)
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / f"absent_{processes}.json").write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    if processes == 2:
+        fit(folder)

@@ -1,7 +1,6 @@
-"""Evaluation on several processes, started for real: run as a module, this file is what each of them does."""
+"""Evaluation on several processes, started for real: `work` is what each of them does."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from hf_mtl.batching.collator import Collator
 from hf_mtl.evaluation.splits import evaluate_split, tuned_thresholds
 from hf_mtl.modeling.model import MultiTaskModel
-from tests.distributed.launch import launch
+from tests.distributed.launch import work_together
 from tests.test_evaluator import ROWS, encode, make_model, tuning_config
 
 LONG = max((row for row in ROWS if row["pos"]), key=lambda row: len(row["tokens"]))
@@ -48,7 +47,7 @@ def report(model: MultiTaskModel, accelerator: Accelerator | None) -> Report:
     return json.loads(json.dumps(found))
 
 
-def work(folder: Path) -> None:
+def work(folder: Path, processes: int) -> None:
     """One process: evaluates, then once more with the model spread over the processes, and then trains it."""
     accelerator = Accelerator(cpu=True)
     model = MultiTaskModel.from_pretrained(folder)
@@ -79,13 +78,12 @@ def alone(folder: Path) -> Report:
     return report(MultiTaskModel.from_pretrained(folder), None)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def processes(request: pytest.FixtureRequest, folder: Path) -> list[Report]:
-    """What each of two, and each of three, processes found."""
-    run = launch("tests.distributed.test_evaluation", request.param, str(folder))
-    assert run.returncode == 0, run.stderr
-    found = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(request.param)]
-    assert [one["processes"] for one in found] == [request.param] * request.param
+@pytest.fixture(scope="module")
+def processes(folder: Path) -> list[Report]:
+    """What each of three processes found: most splits cannot be dealt evenly to so many, and one has too few rows."""
+    work_together("tests.distributed.test_evaluation", folder, 3)
+    found = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(3)]
+    assert [one["processes"] for one in found] == [3] * 3
     return found
 
 
@@ -140,7 +138,3 @@ def test_a_model_spread_over_the_processes_can_be_trained_after_an_evaluation(pr
     gradients = {one["gradient"] for one in processes}
     assert len(gradients) == 1
     assert gradients.pop() > 0
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))

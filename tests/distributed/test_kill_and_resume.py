@@ -1,49 +1,87 @@
-"""A run killed at any moment and resumed ends with the bytes of one that was never stopped, killed for real.
+"""A run killed or stopped at any moment and resumed ends with the bytes of one that never was, killed for real.
 
-One kill for each number of processes, or 20 in all with HF_MTL_FULL_TESTS=1.
+One kill with one process and one with two, or 20 in all, some with three, with HF_MTL_FULL_TESTS=1.
 """
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psutil
 import pytest
 
 from scripts.kill_and_resume import AIMS, Experiment, differences
-from scripts.processes import Processes
-from tests.distributed.launch import launch
+from scripts.processes import Processes, python_command
+from tests.distributed.launch import REPOSITORY, launch
 from tests.runs import tiny_run
 
 WRITING = AIMS[1]
-KILLS: dict[int, list[str | None]] = {1: [WRITING], 2: [None], 3: [None]}
+KILLS: dict[int, list[str | None]] = {1: [WRITING], 2: [None]}
 """Processes → what each kill waits for."""
 if os.environ.get("HF_MTL_FULL_TESTS") == "1":
     KILLS = {1: [*AIMS, *AIMS], 2: [*AIMS, None, WRITING], 3: [*AIMS, None, WRITING]}
 
 
-@pytest.fixture
-def run_file(tmp_path: Path) -> Path:
-    """A run whose every random generator matters, with a checkpoint every other step and an evaluation between them."""
+@pytest.fixture(scope="module")
+def experiment_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Experiment]:
+    """Gives the experiment of so many processes, after one run to its end.
+
+    In the run every random generator matters; it has a checkpoint every other step and an evaluation between them.
+    """
+    folder = tmp_path_factory.mktemp("run")
     often = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
-    run = tiny_run(tmp_path, num_train_epochs=20, eval_strategy="steps", eval_steps=7, **often)
+    run = tiny_run(folder, num_train_epochs=10, eval_strategy="steps", eval_steps=7, **often)
     run["encoder_config"] = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    file = tmp_path / "run.yaml"
-    file.write_text(json.dumps(run), encoding="utf-8")
-    return file
+    (folder / "run.yaml").write_text(json.dumps(run), encoding="utf-8")
+
+    @cache
+    def ran(processes: int) -> Experiment:
+        experiment = Experiment(folder / "run.yaml", processes, tmp_path_factory.mktemp("experiment"), seed=5)
+        assert experiment.run_to_end().saves[WRITING]
+        return experiment
+
+    return ran
 
 
 @pytest.mark.parametrize("processes", KILLS)
-def test_a_run_killed_at_any_moment_and_resumed_ends_as_one_never_stopped(run_file, tmp_path, processes):
-    experiment = Experiment(run_file, processes, tmp_path, seed=5)
-    life = experiment.run_to_end()
-    assert life.saves[WRITING]
+def test_a_run_killed_at_any_moment_and_resumed_ends_as_one_never_stopped(experiment_of, processes):
+    experiment = experiment_of(processes)
     for aim in KILLS[processes]:
         kill = experiment.kill(aim)
         assert kill.differences == [], kill.told
+
+
+def test_processes_that_are_asked_to_stop_do_so_after_the_same_step_and_go_on_from_there(experiment_of, tmp_path):
+    experiment, out = experiment_of(2), tmp_path / "out"
+    arguments = ("train", str(experiment.config), "--set", f"training.output_dir={out}")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with Processes(
+        python_command("hf_mtl", 2, *arguments),
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as started:
+        history = out / "history.jsonl"
+        while started.first.poll() is None and not (history.exists() and history.stat().st_size):
+            time.sleep(0.02)
+        # The launcher passes it on to its processes, kills them after 30 seconds, and ends with 1.
+        started.first.send_signal(signal.SIGTERM)
+        told, _ = started.first.communicate(timeout=120)
+    assert started.first.returncode == 1
+    newest = max(path.name for path in (out / "checkpoints").glob("step-*"))
+    assert f"stopped after step {int(newest.removeprefix('step-'))} of 40" in told
+    assert told.count("stopped after step") == 1
+    assert launch("hf_mtl", 2, *arguments, "--resume").returncode == 0
+    assert differences(experiment.reference, out) == []
 
 
 def write_output(folder: Path, *, steps: list[int], weights: bytes = b"weights") -> Path:

@@ -1,12 +1,11 @@
 """Adapters and private layers in two processes: the numbers of one, no task moved without an item, runs that go on.
 
-Run as a module, as `tests.distributed.launch` does, it trains the cases and writes what came of them.
+`work` trains the cases in each process and writes what came of them.
 """
 
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from hf_mtl.training.optimization import make_optimizer
 from hf_mtl.training.step import train_step
 from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.adapted import draw
-from tests.distributed.launch import launch
+from tests.distributed.launch import work_together
 from tests.distributed.same_numbers import QUIET, make_run, only_words, write_inputs
 from tests.runs import tiny_run
 from tests.test_resume import killed_after, results
@@ -124,8 +123,8 @@ def resume(folder: Path) -> None:
     MultiTaskTrainer.from_config(run, console=QUIET, resume=True).train()
 
 
-def main() -> None:
-    folder, processes = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
+def work(folder: Path, processes: int) -> None:
+    """What each process does; the first one writes what came of it."""
     weights, moved = {}, {}
     for name, entries in CASES.items():
         for optimizer in ("sgd", "adamw"):
@@ -145,9 +144,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_inputs(folder)
     for name, entries in RUNS.items():
         write_run(folder / name, entries)
-    for processes in (1, 2):
-        done = launch("tests.distributed.test_own_parts", processes, str(folder))
-        assert done.returncode == 0, done.stderr[-4000:]
+    work(folder, 1)
+    work_together("tests.distributed.test_own_parts", folder, 2)
     return folder
 
 
@@ -190,7 +188,3 @@ def test_a_run_goes_on_with_the_same_bytes(folder, name):
     if name == "adapters":
         assert {path.name for path in (resumed / "adapters").iterdir()} == set(TASKS)
     assert results(resumed) == results(whole)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,21 +8,20 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.distributed.launch import launch
-from tests.distributed.same_numbers import OPTIMIZERS, STEPS, STRATEGIES, TASKS, WAYS, write_inputs
+from tests.distributed.launch import work_together
+from tests.distributed.same_numbers import OPTIMIZERS, STEPS, TASKS, WAYS, names, work, write_inputs
 
-CASES = [f"{strategy} {batch}" for strategy in STRATEGIES for batch in ("mixed", "single_task")] + ["one_left"]
-OTHER_WAYS = [("1x8x4", "1x32x1"), ("2x16x1", "1x32x1"), ("4x8x1", "1x32x1"), ("3x11x1", "1x33x1")]
-"""(way, the same step on one process at once), each processes x per_device_train_batch_size x accumulation."""
+OTHER_WAYS = {"1x8x4": "1x32x1", "2x16x1": "1x32x1", "4x8x1": "1x32x1", "3x11x1": "1x33x1"}
+"""Way → the same step on one process at once, each processes x per_device_train_batch_size x accumulation."""
+CASES = [(way, name) for way in OTHER_WAYS for name in names(*map(int, way.split("x")))]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("same_numbers")
     write_inputs(folder)
-    for processes in WAYS:
-        done = launch("tests.distributed.same_numbers", processes, str(folder), timeout=900)
-        assert done.returncode == 0, done.stderr[-4000:]
+    work(folder, 1)
+    work_together("tests.distributed.same_numbers", folder, *list(WAYS)[1:])
     return folder
 
 
@@ -38,18 +37,16 @@ def histories(folder: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*x*x*.json")}
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("way", "at_once"), OTHER_WAYS)
-def test_the_parameters_do_not_depend_on_how_a_step_is_spread(parameters, way, at_once, case):
-    one, other = parameters[at_once][f"{case} sgd"], parameters[way][f"{case} sgd"]
+@pytest.mark.parametrize(("way", "case"), [(way, name) for way, name in CASES if name.endswith("sgd")])
+def test_the_parameters_do_not_depend_on_how_a_step_is_spread(parameters, way, case):
+    one, other = parameters[OTHER_WAYS[way]][case], parameters[way][case]
     assert (other - one).norm() < 1e-6 * one.norm()
     assert (other - one).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("way", "at_once"), OTHER_WAYS)
-def test_the_losses_do_not_depend_on_how_a_step_is_spread(histories, way, at_once, case):
-    one, other = histories[at_once][f"{case} adamw"], histories[way][f"{case} adamw"]
+@pytest.mark.parametrize(("way", "case"), CASES)
+def test_the_losses_do_not_depend_on_how_a_step_is_spread(histories, way, case):
+    one, other = histories[OTHER_WAYS[way]][case], histories[way][case]
     assert [entry["step"] for entry in one] == list(range(1, STEPS + 1))
     for before, after in zip(one, other, strict=True):
         assert after["loss"] == pytest.approx(before["loss"], abs=1e-4)
@@ -59,13 +56,13 @@ def test_the_losses_do_not_depend_on_how_a_step_is_spread(histories, way, at_onc
 
 def test_the_comparison_could_fail(parameters, histories):
     """Training moves the parameters far beyond the tolerance, each case to a place of its own."""
+    assert len(parameters) == sum(map(len, WAYS.values()))
     for way, found in parameters.items():
-        assert len(found) == 2 * len(CASES) * len(OPTIMIZERS)
-        for case in CASES:
-            for optimizer in OPTIMIZERS:
-                name = f"{case} {optimizer}"
-                assert (found[name] - found[f"{name} before"]).norm() > 1e-2 * found[name].norm(), (way, name)
-        ends = [found[f"{case} sgd"] for case in CASES if case != "one_left"]
+        cases = names(*map(int, way.split("x")))
+        assert found.keys() == {*cases, *(f"{case} before" for case in cases)}
+        for case in cases:
+            assert (found[case] - found[f"{case} before"]).norm() > 1e-2 * found[case].norm(), (way, case)
+        ends = [found[case] for case in cases if case.endswith("sgd") and not case.startswith("one_left")]
         for number, end in enumerate(ends):
             assert all((end - other).norm() > 1e-3 * end.norm() for other in ends[:number])
     for runs in histories.values():
@@ -97,6 +94,11 @@ def test_a_task_moves_if_and_only_if_some_process_has_an_item_of_it(folder, proc
         "names alone, on the first process only": {"encoder", "names"},
         "no rows": set(),
     }
+
+
+def test_all_processes_halve_what_one_has_no_memory_for_and_none_waits_for_it(folder):
+    told = [json.loads((folder / f"fit_{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    assert told == [{"processes": 2, "size": 4}] * 2
 
 
 @pytest.mark.parametrize("processes", WAYS)

@@ -1,10 +1,9 @@
 """A model spread over processes (FSDP2) is written whole, and trains on as one that is not.
 
-Run as a module, this file is what each of the processes does.
+`work` is what each of the processes does.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from hf_mtl.training.early_stopping import EarlyStopping
 from hf_mtl.training.optimization import make_optimizer
 from hf_mtl.training.step import train_step
 from hf_mtl.training.tensors import load_model, load_optimizer, model_tensors, optimizer_tensors
-from tests.distributed.launch import launch
+from tests.distributed.launch import work_together
 from tests.runs import tiny_run
 
 PROCESSES, SAVED, STEPS = 2, 3, 6
@@ -99,10 +98,10 @@ def read(folder: Path, accelerator: Accelerator) -> list[list[Batch]]:
     return [batches for _, (_, batches) in zip(range(STEPS), course.steps(course.start(), stopping), strict=False)]
 
 
-def work(folder: Path) -> None:
+def work(folder: Path, processes: int) -> None:
     """One process: every optimizer, spread or not, straight and gone on with from a checkpoint of either way."""
     accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == PROCESSES
+    assert accelerator.num_processes == processes
     steps, found, norms, shards = read(folder, accelerator), {}, {}, {}
     for optim in OPTIMIZERS:
         saved = {}
@@ -143,8 +142,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, dict
         tasks = list(prepare(config, load_tokenizer(run["encoder"], config.max_length)).tasks.values())
         torch.manual_seed(0)
         MultiTaskModel.from_encoder(run["encoder"], tasks).save_pretrained(folder / "model")
-        ran = launch("tests.distributed.test_sharded", PROCESSES, str(folder))
-    assert ran.returncode == 0, ran.stderr
+        work_together("tests.distributed.test_sharded", folder, PROCESSES)
     told = []
     for rank in range(PROCESSES):
         cases: dict[str, dict[str, Tensor]] = {}
@@ -212,7 +210,3 @@ def test_a_parameter_that_never_had_a_gradient_has_no_state_and_stays_as_it_was(
             names = [name for name in cases[f"adamw_torch {way} after spread"] if name.startswith("optimizer.")]
             assert names
             assert not [name for name in names if f"heads.{NEVER}" in name]
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))

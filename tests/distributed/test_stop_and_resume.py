@@ -1,10 +1,6 @@
-"""A run of several processes is stopped by a signal, and a run goes on on another number of processes."""
+"""A run goes on on another number of processes, and what is wrong is told once."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from hf_mtl.training.trainer import MultiTaskTrainer
-from scripts.kill_and_resume import Processes, python_command
-from tests.distributed.launch import REPOSITORY, launch
+from tests.distributed.launch import launch
 from tests.runs import tiny_run
 from tests.test_resume import killed_after
 
@@ -37,49 +32,31 @@ def vector(folder: Path) -> torch.Tensor:
     return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(folder / "model.safetensors").items())])
 
 
+def assert_same_run(out: Path, reference: Path, processes: int) -> None:
+    """The same steps, up to rounding; the last of them in so many processes."""
+    state = json.loads((out / "checkpoints" / "step-00000020" / "state.json").read_text(encoding="utf-8"))
+    assert (state["processes"], state["step_size"]) == (processes, 8)
+    wanted, found = steps_told(reference), steps_told(out)
+    assert [line["step"] for line in found] == [line["step"] for line in wanted]
+    for line, other in zip(wanted, found, strict=True):
+        assert other["rows_seen"] == line["rows_seen"]
+        assert other["loss"] == pytest.approx(line["loss"], rel=1e-4)
+    assert torch.norm(vector(out) - vector(reference)) < 1e-6 * torch.norm(vector(reference))
+
+
 def test_a_run_goes_on_with_the_same_steps_on_another_number_of_processes(tmp_path):
     sgd = {"optim": "sgd", "learning_rate": 0.05, "num_train_epochs": 2.5, "load_best_model_at_end": False}
     file, run = write_run(tmp_path, **sgd)
     MultiTaskTrainer.from_config(run, console=QUIET).train()
-    for processes in (2, 3):
-        out = killed_after(tmp_path / "out", 6, tmp_path / f"out{processes}")
-        # Three processes do not divide a step of eight: each piece is dealt as evenly as it can be.
-        done = launch("hf_mtl", processes, "train", str(file), "--resume", "--set", f"training.output_dir={out}")
-        assert done.returncode == 0, done.stderr[-2000:]
-        state = json.loads((out / "checkpoints" / "step-00000020" / "state.json").read_text(encoding="utf-8"))
-        assert (state["processes"], state["step_size"]) == (processes, 8)
-        reference, resumed = steps_told(tmp_path / "out"), steps_told(out)
-        assert [line["step"] for line in resumed] == [line["step"] for line in reference]
-        for line, other in zip(reference, resumed, strict=True):
-            assert other["rows_seen"] == line["rows_seen"]
-            assert other["loss"] == pytest.approx(line["loss"], rel=1e-4)
-        expected = vector(tmp_path / "out")
-        assert torch.norm(vector(out) - expected) < 1e-6 * torch.norm(expected)
-
-
-def test_processes_that_are_asked_to_stop_do_so_after_the_same_step_and_go_on_from_there(tmp_path):
-    dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    file, run = write_run(tmp_path, num_train_epochs=12, save_total_limit=1)
-    file.write_text(json.dumps(run | {"encoder_config": dropout}), encoding="utf-8")
-    whole = tmp_path / "whole"
-    assert launch("hf_mtl", 2, "train", str(file), "--set", f"training.output_dir={whole}").returncode == 0
-    command = python_command("hf_mtl", 2, "train", str(file))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with Processes(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as started:
-        history = tmp_path / "out" / "history.jsonl"
-        while started.first.poll() is None and not (history.exists() and history.stat().st_size):
-            time.sleep(0.02)
-        # The launcher passes it on to its processes, kills them after 30 seconds, and ends with 1.
-        started.first.send_signal(signal.SIGTERM)
-        told, _ = started.first.communicate(timeout=120)
-    assert started.first.returncode == 1
-    (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("step-*")
-    assert f"stopped after step {int(checkpoint.name.removeprefix('step-'))} of 48" in told
-    assert told.count("stopped after step") == 1
-    assert launch("hf_mtl", 2, "train", str(file), "--resume").returncode == 0
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    # Three processes do not divide a step of eight: each piece is dealt as evenly as it can be.
+    more = killed_after(tmp_path / "out", 6, tmp_path / "more")
+    done = launch("hf_mtl", 3, "train", str(file), "--resume", "--set", f"training.output_dir={more}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_run(more, tmp_path / "out", 3)
+    fewer = killed_after(more, 12, tmp_path / "fewer")
+    run["training"] |= {"output_dir": str(fewer)}
+    MultiTaskTrainer.from_config(run, console=QUIET, resume=True).train()
+    assert_same_run(fewer, tmp_path / "out", 1)
 
 
 def test_what_is_wrong_is_told_once_and_no_process_waits_for_another(tmp_path):
