@@ -246,9 +246,8 @@ def test_what_differs_from_the_checkpoint_is_said_and_refused(mixed, tmp_path):
         train(run | {"training": training}, resume=True)
     changed = write_rows(tmp_path / "more.jsonl", rows(9, 8))
     datasets = run["datasets"] | {"more": run["datasets"]["more"] | {"data_files": {"train": str(changed)}}}
-    with pytest.raises(UserError, match="is of another run") as refused:
+    with pytest.raises(UserError, match=r"is of another run:\n  data set more, split train: has other rows"):
         train(run | {"datasets": datasets, "training": training | {"learning_rate": 5e-3}}, resume=True)
-    assert "datasets.more.data_files.train" in str(refused.value)
 
 
 def test_old_checkpoints_are_forgotten_but_the_best_is_kept(tmp_path):
