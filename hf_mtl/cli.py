@@ -56,28 +56,18 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     without text, words without a piece of their own, and texts that stand in both train and test.
     """
     run = load_config(config, overrides or ())
-    from hf_mtl.config import encoder_source
     from hf_mtl.data.preparation import prepare
     from hf_mtl.data.report import print_report
-    from hf_mtl.data.tokenizer import load_tokenizer
-    from hf_mtl.modeling.costs import sharing_lines
-    from hf_mtl.modeling.groups import settle_sharing
-    from hf_mtl.modeling.heads import stock_class
-    from hf_mtl.modeling.loading import load_encoder_config
-    from hf_mtl.training.origin import check_encoder
+    from hf_mtl.modeling.costs import cost_lines
+    from hf_mtl.training.origin import origin
 
-    console = Console()
-    source = encoder_source(run)
-    encoder = load_encoder_config(source, run.encoder_config)
-    check_encoder(run, encoder)
-    prepared = prepare(run, load_tokenizer(source, run.max_length), progress=_progress(console))
+    console, start = Console(), origin(run)
+    prepared = prepare(run, start.tokenizer, progress=_progress(console))
     tasks = list(prepared.tasks.values())
-    for task in tasks:
-        stock_class(task, encoder)
-    lora = None if run.lora is None else run.lora.model_dump()
-    sharing = settle_sharing(run.sharing.model_dump(), tasks, encoder, lora)
+    body, heads = start.outline(tasks)
+    why = start.why_all_shared(tasks)
     print_report(run, prepared, console)
-    for line in sharing_lines(sharing, tasks, encoder, lora):
+    for line in [why] if why else cost_lines(body, heads.values()):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{config} is in order: {len(prepared.tasks)} tasks", markup=False, highlight=False)
 

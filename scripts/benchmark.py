@@ -9,6 +9,7 @@
     python scripts/benchmark.py lora    --data DIR     # speed, trained weights and peak memory of LoRA's scopes
     python scripts/benchmark.py sharing --data DIR     # speed and size with private top layers, and with a model a task
     python scripts/benchmark.py scores  --data DIR     # one model, a model a task, LoRA, private layers: see --models
+    python scripts/benchmark.py mixtures --data DIR    # scores of ways of sharing on four mixtures of tasks
 
 DIR holds sets as JSON lines (`<set>/train.jsonl` and so on): clinc150 (`text`, `label`), goemotions (`text`,
 `sentiment`), wnut17 (`tokens`, `ner_tags`); for --sets also snips (`text`, `tokens`, `intent`, `slot_tags`) and
@@ -27,7 +28,7 @@ from scripts.benchmark_lora import lora  # noqa: E402
 from scripts.benchmark_memory import memory  # noqa: E402
 from scripts.benchmark_read import read  # noqa: E402
 from scripts.benchmark_runs import ENCODER, SETS, THREE  # noqa: E402
-from scripts.benchmark_scores import MODELS, model_names, scores  # noqa: E402
+from scripts.benchmark_scores import MODELS, mixtures, model_names, scores  # noqa: E402
 from scripts.benchmark_sharing import sharing  # noqa: E402
 from scripts.benchmark_speed import predict, start, train  # noqa: E402
 
@@ -41,6 +42,7 @@ COMMANDS = {
     "lora": lora,
     "sharing": sharing,
     "scores": scores,
+    "mixtures": mixtures,
 }
 WITHOUT_DATA = ("start", "memory", "read")
 STEPS = {"memory": 10_000}

@@ -34,26 +34,34 @@ RATIOS = (("shared", "full"), ("per_task", "shared"), ("per_task", ALONE), ("bot
 
 
 def lora(arguments: argparse.Namespace) -> None:
-    """Trains every side in turns on the same rows, `turns` passes over all of them; prints a table and ratios."""
+    """Trains the two sides of each ratio in turns on the same rows, `turns` passes; prints a table and the ratios.
+
+    Only two at a time: five models in turns push each other's weights and freed memory out of reach.
+    """
+    found: dict[str, list[float]] = {name: [] for name in SIDES}
+    ratios, weights = [], {}
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(arguments.data, Path(folder), arguments)
         run["training"] |= {"num_train_epochs": arguments.turns + 1}
         # Before this process has models of its own: on Linux a new process begins with its parent's peak.
         peaks = {name: peak_apart(run | side) for name, side in SIDES.items()}
-        trainers = {name: MultiTaskTrainer.from_config(run | side, console=QUIET) for name, side in SIDES.items()}
-        rows = rows_of_a_pass(trainers)
-        weights = {name: weights_of(trainer) for name, trainer in trainers.items()}
-        seconds = seconds_of_passes(trainers, arguments.turns)
+        for pair in RATIOS:
+            trainers = {name: MultiTaskTrainer.from_config(run | SIDES[name], console=QUIET) for name in pair}
+            rows = rows_of_a_pass(trainers)
+            weights |= {name: weights_of(trainer) for name, trainer in trainers.items()}
+            seconds = seconds_of_passes(trainers, arguments.turns)
+            ratios.append([theirs / own for own, theirs in zip(*(seconds[name] for name in pair), strict=True)])
+            for name in pair:
+                found[name] += [rows / each for each in seconds[name]]
     print(f"{arguments.turns} passes of each side over the same {rows} rows in batches of {arguments.batch_size}")
     print("\n| scope | trained weights | of all | rows/s | peak memory |\n|---|--:|--:|--:|--:|")
-    for name, (trained, every) in weights.items():
-        speed = rows * arguments.turns / sum(seconds[name])
-        print(f"| {name} | {trained:,} | {trained / every:.2%} | {speed:.1f} | {peaks[name] / 2**20:.0f} MiB |")
+    for name in SIDES:
+        trained, every = weights[name]
+        speed = f"{median(found[name]):.1f} | {peaks[name] / 2**20:.0f} MiB"
+        print(f"| {name} | {trained:,} | {trained / every:.2%} | {speed} |")
     print("\nrows/s of one by the other's (median, least and most of a pass):")
-    for one, other in RATIOS:
-        passes = [theirs / own for own, theirs in zip(seconds[one], seconds[other], strict=True)]
-        ratio = sum(seconds[other]) / sum(seconds[one])
-        print(f"({one}) / ({other}): {ratio:.3f} ({median(passes):.3f}, {min(passes):.3f}–{max(passes):.3f})")
+    for (one, other), passes in zip(RATIOS, ratios, strict=True):
+        print(f"({one}) / ({other}): {median(passes):.3f} ({min(passes):.3f}–{max(passes):.3f})")
 
 
 def seconds_of_passes(trainers: Mapping[str, MultiTaskTrainer], turns: int) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mtl.training.trainer import MultiTaskTrainer
-from scripts.benchmark_runs import make_run
+from scripts.benchmark_runs import SETS, make_run
 
 RECIPE = {
     "per_device_train_batch_size": 32,
@@ -29,6 +29,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "own_adapters": {"lora": {"scope": "per_task", "r": 16, "lora_alpha": 16, "train_encoder": True}},
 }
 """What the run file of each model says; `alone` is a model a task."""
+MIXTURES = (
+    (["clinc150", "goemotions", "wnut17"], 1500, 3),
+    (["snips"], 1000, 3),
+    (["snips"], 20_000, 1),
+    (["stsb_open", "goemotions", "wnut17"], 1500, 3),
+)
+"""Sets, rows of each at most, and epochs, of what ways of sharing are compared on; of snips the second are all rows."""
+SHARINGS = "one,private_1,private_2,own_adapters,alone"
 METRICS = ("f1", "f1_macro", "accuracy", "spearman")
 SPLITS = ("validation", "test")
 
@@ -65,6 +73,14 @@ def scores(arguments: argparse.Namespace) -> None:
                 print_table(found)
 
 
+def mixtures(arguments: argparse.Namespace) -> None:
+    """`scores` of the ways of sharing on every mixture, of the last weights."""
+    for sets, rows, epochs in MIXTURES:
+        print(f"\n{', '.join(sets)}: {rows} rows of each at most, {epochs} epochs")
+        chosen = {"sets": sets, "rows": rows, "epochs": epochs, "models": model_names(SHARINGS), "eval_strategy": "no"}
+        scores(argparse.Namespace(**vars(arguments) | chosen))
+
+
 def read_results(file: Path | None) -> list[dict[str, Any]]:
     """What `--results` holds of earlier runs."""
     if file is None:
@@ -75,13 +91,15 @@ def read_results(file: Path | None) -> list[dict[str, Any]]:
 
 def models(arguments: argparse.Namespace, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
     """All that determines each model to train, seed by seed."""
+    of_task = {task: name for name in arguments.sets for task in SETS[name][1]}
     for seed in arguments.seeds:
         for name in arguments.models:
             frozen = "lora" in MODELS[name] and not MODELS[name]["lora"].get("train_encoder")
             for own in [[task] for task in tasks] if name == "alone" else [list(tasks)]:
                 yield {
                     "model": name,
-                    "sets": arguments.sets,
+                    # A model a task is the same beside whatever others.
+                    "sets": [of_task[task] for task in own] if name == "alone" else arguments.sets,
                     "tasks": own,
                     "seed": seed,
                     "encoder": arguments.encoder,
@@ -117,15 +135,20 @@ def measure(model: dict[str, Any], run: dict[str, Any]) -> dict[str, dict[str, d
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """Each metric's value of every seed, and their mean."""
-    found: dict[tuple[str, str, str, int], list[float]] = {}
+    """Each metric's mean over the seeds (lowest–highest), a column a model."""
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for result in results:
-        place = list(MODELS).index(result["model"]["model"])
         for split, tasks in result["metrics"].items():
             for task, metrics in tasks.items():
                 for metric, value in metrics.items():
-                    found.setdefault((split, task, metric, place), []).append(value)
-    print("\n| split | task | metric | model | seeds | mean |\n|---|---|---|---|---|--:|")
-    for (split, task, metric, place), values in sorted(found.items()):
-        shown = ", ".join(f"{value:.3f}" for value in values)
-        print(f"| {split} | {task} | {metric} | {list(MODELS)[place]} | {shown} | {sum(values) / len(values):.3f} |")
+                    row = found.setdefault((split, task, metric), {})
+                    row.setdefault(result["model"]["model"], []).append(value)
+    names = [name for name in MODELS if any(name in row for row in found.values())]
+    print(f"\n| split | task | metric | {' | '.join(names)} |\n|---|---|---|{'--:|' * len(names)}")
+    for row, values in sorted(found.items(), key=lambda entry: (SPLITS.index(entry[0][0]), entry[0])):
+        cells = (_spread(values[name]) if name in values else "" for name in names)
+        print(f"| {' | '.join((*row, *cells))} |")
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f}–{max(values):.3f})"

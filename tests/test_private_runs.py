@@ -20,6 +20,7 @@ from hf_mtl.config import load_config
 from hf_mtl.errors import UserError
 from hf_mtl.inference.export import drop_saved_task, export_task
 from hf_mtl.inference.pipeline import MultiTaskPipeline
+from hf_mtl.modeling.costs import cost_lines
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.run_file import write_run_file
 from hf_mtl.training.optimization import freeze, make_optimizer
@@ -225,6 +226,40 @@ def test_check_tells_the_groups_and_their_cost_or_why_there_are_none(tmp_path):
     write_run_file(load_config(run), tmp_path / "run.yaml")
     done = check(["check", str(tmp_path / "run.yaml"), "--set", "sharing.private_layers=auto"])
     assert "sharing: there is one task, so that no layers are private\n" in done.stdout
+
+
+def checked(run: dict[str, Any], folder: Path) -> Any:
+    write_run_file(load_config(run), folder / "run.yaml")
+    return CliRunner().invoke(app, ["check", str(folder / "run.yaml")])
+
+
+@pytest.mark.parametrize("lora", [None, {}, {"scope": "both", "train_encoder": True}])
+def test_check_tells_what_the_end_of_training_tells(tmp_path, lora):
+    run = tiny_run(tmp_path) | {"sharing": PRIVATE} | ({} if lora is None else {"lora": lora})
+    trainer = MultiTaskTrainer.from_config(run, console=QUIET)
+    told = "\n".join(cost_lines(trainer.model.body, trainer.model.heads.values())) + "\n"
+    assert told in checked(run, tmp_path).stdout
+    assert ("by adapters alone" in told) == (lora == {})
+
+
+def test_check_tells_why_a_frozen_encoder_has_no_private_layers(tmp_path):
+    run = tiny_run(tmp_path, freeze="encoder") | {"sharing": {"private_layers": "auto"}}
+    assert "training.freeze encoder leaves nothing to make private" in checked(run, tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sharing": PRIVATE, "lora": {"layers_to_transform": [0]}},
+        {"heads": "keep"},
+    ],
+)
+def test_check_refuses_what_training_refuses(tmp_path, keys):
+    run = tiny_run(tmp_path) | keys
+    with pytest.raises(UserError) as refused:
+        train(run)
+    done = checked(run, tmp_path)
+    assert str(done.exception) == str(refused.value)
 
 
 def test_the_pipeline_of_one_task_runs_no_other_s_layers(trained):

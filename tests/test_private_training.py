@@ -185,7 +185,7 @@ def test_threads_that_ask_for_different_tasks_at_once_get_the_answers_of_one_aft
 
 
 def test_a_compiled_encoder_gives_the_same_for_every_batch(tiny):
-    model, batch = grouped(tiny, layers=2).train(), five_texts()
+    model, batch = grouped(tiny, groups="family", layers=2).train(), five_texts()
     batches = [(batch, MIXED), (batch, OTHERS)]
     wanted = [model.encode(**inputs, rows=rows) for inputs, rows in batches]
     torch.compiler.reset()

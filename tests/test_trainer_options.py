@@ -30,6 +30,7 @@ def test_gradient_checkpointing_trains_the_same_model(tmp_path):
 
 def test_a_compiled_encoder_trains_the_same_model_under_the_same_names(tmp_path):
     run = tiny_run(tmp_path, max_steps=2, eval_strategy="no", optim="sgd")
+    run["encoder_config"] = {"num_hidden_layers": 1}  # compiling one takes long enough
     plain_trainer, plain = weights(run)
     run["training"]["torch_compile"] = True
     trainer, compiled = weights(run)

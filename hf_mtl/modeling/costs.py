@@ -1,20 +1,15 @@
 """What layers that are not everybody's cost: parameters, and layers that a text passes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from transformers import PreTrainedConfig
+from torch import nn
 
 from hf_mtl.modeling.adapters import stock_name
-from hf_mtl.modeling.configuration import MultiTaskConfig
-from hf_mtl.modeling.groups import Group, Sharing
+from hf_mtl.modeling.body import Body
+from hf_mtl.modeling.groups import Group
 from hf_mtl.modeling.layers import layer_list
-from hf_mtl.modeling.model import MultiTaskModel
-from hf_mtl.modeling.scopes import has_copies
 from hf_mtl.modeling.ways import parting
-from hf_mtl.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -38,19 +33,24 @@ class Cost:
     alone_layers: int
 
     @classmethod
-    def of(cls, model: MultiTaskModel) -> "Cost":
-        """The cost of a model, which may be on the meta device."""
-        weights = model.encoder.named_parameters()
+    def of(cls, body: Body, heads: Iterable[nn.Module]) -> "Cost":
+        """The cost of a model, which may be on the meta device.
+
+        Args:
+            body: the model's.
+            heads: of all its tasks.
+        """
+        weights = body.encoder.named_parameters()
         encoder = sum(weight.numel() for name, weight in weights if stock_name(name) is not None)
-        heads = sum(weight.numel() for weight in model.heads.parameters())
-        number, layers = len(model.tasks), len(layer_list(model.encoder)[1])
-        first = parting(model.body)
-        lanes = len(set(model.lanes.tasks.values()))
+        own = sum(_numbers(head) for head in heads)
+        number, layers = len(body.lanes.tasks), len(layer_list(body.encoder)[1])
+        first = parting(body)
+        lanes = len(set(body.lanes.tasks.values()))
         below = layers if lanes == 1 else first or 0
         return cls(
-            parameters=sum(weight.numel() for weight in model.parameters()),
-            shared_parameters=encoder + heads,
-            alone_parameters=number * encoder + heads,
+            parameters=sum(_numbers(part) for _, part in body.parts()) + own,
+            shared_parameters=encoder + own,
+            alone_parameters=number * encoder + own,
             layers=below + lanes * (layers - below),
             shared_layers=layers,
             alone_layers=number * layers,
@@ -68,51 +68,28 @@ class Cost:
         ]
 
 
-def sharing_lines(
-    sharing: Sharing, tasks: Sequence[Task], config: PreTrainedConfig, lora: Mapping[str, Any] | None
-) -> list[str]:
-    """What a run file's `sharing` comes to, for people, before there is a model.
+def cost_lines(body: Body, heads: Iterable[nn.Module]) -> list[str]:
+    """What the private layers of a model cost, for people; nothing where it has none.
 
     Args:
-        sharing: as settled.
-        tasks: the run's.
-        config: the encoder's.
-        lora: the run's.
+        body: the model's.
+        heads: of all its tasks.
     """
-    if not sharing.groups:
-        return [] if sharing.why is None else [sharing.why]
-    groups = sharing.groups if has_copies(lora, sharing.groups) else ()
-    with torch.device("meta"):
-        model = MultiTaskModel(
-            MultiTaskConfig(
-                encoder_config=config,
-                tasks=[task.spec.to_dict() for task in tasks],
-                groups=[group.to_dict() for group in groups] or None,
-            )
-        )
-    told = [group_line(sharing.groups, len(layer_list(model.encoder)[1]))]
-    if lora is None:
-        return told + Cost.of(model).lines()
-    what = "besides adapters" if groups else "adapters alone: the encoder itself is not trained, so no layer is copied"
-    return [f"{told[0]} ({what})"]
-
-
-def model_lines(model: MultiTaskModel) -> list[str]:
-    """What the private layers of a model cost, for people; nothing where it has none."""
-    if not model.groups:
+    if not body.groups:
         return []
-    return [group_line(model.groups, len(layer_list(model.encoder)[1])), *Cost.of(model).lines()]
+    told = _group_line(body.groups, len(layer_list(body.encoder)[1]))
+    if not body.private:
+        told += " (by adapters alone: the encoder itself is not trained, so no layer is copied)"
+    return [told, *Cost.of(body, heads).lines()]
 
 
-def group_line(groups: Sequence[Group], layers: int) -> str:
-    """Which tasks have how many layers for themselves.
-
-    Args:
-        groups: the model's.
-        layers: the encoder's.
-    """
+def _group_line(groups: Sequence[Group], layers: int) -> str:
     told = "; ".join(f"{', '.join(group.tasks)}: {group.private_layers}" for group in groups)
     return f"top layers of one's own, of {layers}: {told}"
+
+
+def _numbers(part: nn.Module) -> int:
+    return sum(weight.numel() for weight in part.parameters())
 
 
 def _millions(number: int) -> str:

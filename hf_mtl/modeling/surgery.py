@@ -110,11 +110,8 @@ def new_part(
     for task in tasks:
         check_name(task.name)
         stock_class(task, encoder.config)
-    if private_layers and any(model.lanes.adapters.values()):
-        raise UserError(
-            "private layers are put on a model without adapters; merge them first (hf-mtl merge), or give the task an "
-            "adapter instead"
-        )
+    if private_layers:
+        check_without_adapters(model)
     for _, part in model.body.parts():
         part.requires_grad_(False)
     model.lanes.leave()
@@ -124,6 +121,19 @@ def new_part(
     else:
         heads = {task.name: load_head(model.base.encoder, task, encoder.config, model.base.revision) for task in tasks}
     return MultiTaskModel.of_parts(body, heads, tasks)
+
+
+def check_without_adapters(model: MultiTaskModel) -> None:
+    """Looks whether new private layers can be put on a model: a copied layer has no adapters.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    if any(model.lanes.adapters.values()):
+        raise UserError(
+            "private layers are put on a model without adapters; merge them first (hf-mtl merge), or give the task an "
+            "adapter instead"
+        )
 
 
 def _with_layers(model: MultiTaskModel, tasks: Sequence[Task], private_layers: int) -> Body:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mtl.config import encoder_source
 from hf_mtl.config_keys import RunConfig
@@ -19,10 +19,13 @@ from hf_mtl.hub_errors import HubError
 from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapters import check_targets
 from hf_mtl.modeling.base import commit_of, fingerprint
+from hf_mtl.modeling.body import Body
+from hf_mtl.modeling.building import outlined_parts
 from hf_mtl.modeling.groups import check_private_layers, settle_sharing
 from hf_mtl.modeling.loading import four_bit, load_encoder_config
 from hf_mtl.modeling.model import MultiTaskModel
-from hf_mtl.modeling.surgery import joined, new_part
+from hf_mtl.modeling.saved_encoder import check_heads
+from hf_mtl.modeling.surgery import check_without_adapters, joined, new_part
 from hf_mtl.sources import PACKAGE
 from hf_mtl.tasks.task import Task
 
@@ -56,10 +59,21 @@ class Origin:
             return new_part(self.onto, tasks, (config.lora or LoraSection()).model_dump(), self.private_layers)
         # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
         encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
-        lora = None if config.lora is None else config.lora.model_dump()
         return MultiTaskModel.from_encoder(
-            encoder, tasks, config.encoder_config, self.commit, lora, self._sharing(), config.heads
+            encoder, tasks, config.encoder_config, self.commit, self._lora(), self._sharing(), config.heads
         )
+
+    def outline(self, tasks: Sequence[Task]) -> tuple[Body, dict[str, PreTrainedModel]]:
+        """Body and heads of a run's own `model` without values, on the meta device.
+
+        Raises:
+            UserError: for all that `model` refuses, except weights that cannot be read.
+        """
+        config = self.config
+        encoder = load_encoder_config(encoder_source(config), config.encoder_config, self.commit)
+        if config.heads == "keep":
+            check_heads(config.encoder, encoder_source(config), {task.name: task for task in tasks}, self.commit)
+        return outlined_parts(encoder, tasks, self._lora(), self._sharing())
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
         """Why no layers are private, where the run file leaves it to be found."""
@@ -68,8 +82,10 @@ class Origin:
         if self._sharing() != self.config.sharing.model_dump():
             return "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
         encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config, self.commit)
-        lora = None if self.config.lora is None else self.config.lora.model_dump()
-        return settle_sharing(self._sharing(), tasks, encoder, lora).why
+        return settle_sharing(self._sharing(), tasks, encoder, self._lora()).why
+
+    def _lora(self) -> dict[str, Any] | None:
+        return None if self.config.lora is None else self.config.lora.model_dump()
 
     def _sharing(self) -> dict[str, Any]:
         """The run file's; `auto` has nothing to find where the encoder is not trained at all."""
@@ -161,6 +177,7 @@ def _misfits(config: RunConfig, onto: str, model: MultiTaskModel, private_layers
             check_targets(encoder, config.lora.model_dump())
         if private_layers:
             check_private_layers(private_layers, encoder, "--private-layers")
+            check_without_adapters(model)
     except UserError as error:
         yield str(error)
     for name in config.tasks:

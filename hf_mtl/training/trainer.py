@@ -22,7 +22,7 @@ from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
 from hf_mtl.hub.record import data_record, run_record
 from hf_mtl.modeling.base import fingerprint
-from hf_mtl.modeling.costs import model_lines
+from hf_mtl.modeling.costs import cost_lines
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.training.checkpoint import Checkpoint
 from hf_mtl.training.course import Course
@@ -169,7 +169,7 @@ class MultiTaskTrainer:
         finally:
             self.folder.close()
         self.console.print(results_table(self.metrics))
-        for line in model_lines(self.model):
+        for line in cost_lines(self.model.body, self.model.heads.values()):
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.console.print(f"saved in {self.folder.path}", markup=False, highlight=False)
         self.publisher.finish(self.folder.path)
