@@ -35,7 +35,8 @@ def card_text(contents: Contents, name: str, task: str | None = None, old: Seque
         old: earlier cards, whose metadata that is nobody's but the user's is carried over, such as a licence.
     """
     data = card_data(contents, name, task)
-    for card in old:
+    # Of a card without metadata the library would say so, in the middle of a run.
+    for card in (card for card in old if card.lstrip().startswith("---")):
         given = ModelCard(card, ignore_metadata_errors=True).data.to_dict()
         for key in given.keys() - OURS:
             if data.get(key) is None:

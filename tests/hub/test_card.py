@@ -124,6 +124,12 @@ def test_a_card_changed_by_hand_is_kept_and_an_unchanged_one_is_written_anew(tmp
     assert "# My model" not in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("card", ["", "Some words of mine.\n"])
+def test_a_card_without_metadata_is_written_anew_without_a_warning(model: Path, card: str, caplog: Any) -> None:
+    card_text(read_contents(model), "somebody/model", old=[card])
+    assert not caplog.records
+
+
 def test_labels_can_neither_break_a_table_nor_be_read_as_html(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, num_train_epochs=1)
     labels = ["a|b", "<script>x</script>", "`tick`\nnew line"]
