@@ -16,8 +16,11 @@ Names = Annotated[list[Text], Field(min_length=1)]
 class SharingSection(Section):
     """What the tasks share of the encoder."""
 
-    private_layers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """How many top layers every group of tasks keeps for itself; auto: a third where groups differ; 0 for none."""
+    private_layers: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
+    """How many top layers every group of tasks keeps for itself; auto: a third where groups differ; 0 for none.
+
+    By default auto where the encoder itself is trained, without adapters; else 0.
+    """
     groups: Literal["family", "task"] | Annotated[list[Names], Field(min_length=1)] = "family"
     """Whose top layers are the same: family, those of tasks about whole texts and of tasks about words; task; lists."""
 
@@ -36,7 +39,7 @@ def sharing_problems(
     if isinstance(sharing.groups, list) and tasks:
         for message in list_problems(sharing.groups, tasks):
             yield ("sharing", "groups"), message
-    # Only a number asks for private layers; `auto` looks whether there can be any.
+    # Only a number asks for private layers; without one it is looked whether there can be any.
     if not isinstance(sharing.private_layers, int) or not sharing.private_layers:
         return
     place = ("sharing", "private_layers")

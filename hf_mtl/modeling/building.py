@@ -1,21 +1,24 @@
 """New models: a pretrained encoder made the body of a multi-task model, and a head for each task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_section import written_out
 from hf_mtl.config_sharing import SharingSection
+from hf_mtl.errors import UserError
 from hf_mtl.modeling.base import Base, published_base
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.groups import Group, settle_sharing
 from hf_mtl.modeling.heads import check_name, new_head, stock_class
 from hf_mtl.modeling.loading import drop_pooler, load_encoder, load_encoder_config, load_head
-from hf_mtl.modeling.private_layers import new_private
-from hf_mtl.modeling.saved_encoder import check_heads
+from hf_mtl.modeling.private_layers import new_private, private_names
+from hf_mtl.modeling.saved_encoder import begun_groups, check_heads, group_weights
 from hf_mtl.modeling.scopes import add_adapters, has_copies, lanes_of
 from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.task import Task
@@ -31,65 +34,94 @@ def new_parts(
     heads: str = "new",
 ) -> tuple[Body, dict[str, PreTrainedModel]]:
     """Body and heads of a new model; see `MultiTaskModel.from_encoder`."""
-    settings, named = _settings(lora), {task.name: task for task in tasks}
-    config = load_encoder_config(encoder, encoder_config, revision)
-    groups = _groups(tasks, config, settings, sharing)
-    kept = check_heads(encoder, encoder_source(encoder), named, revision) if heads == "keep" else ()
-    stock = load_encoder(encoder, config, revision, in_4bit=settings is not None and settings["load_in_4bit"])
-    own = {name: load_head(encoder, task, stock.config, revision, keep=name in kept) for name, task in named.items()}
-    base = None if settings is None else published_base(encoder, revision, stock, settings)
-    return _body(stock, list(named), groups, settings, base), own
+    config = load_encoder_config(encoder, encoder_config, revision, heads)
+    plan = _plan(encoder, config, tasks, lora, sharing, heads, revision)
+    in_4bit = plan.lora is not None and plan.lora["load_in_4bit"]
+    stock = load_encoder(encoder, config, revision, in_4bit=in_4bit)
+    own = {task.name: load_head(encoder, task, stock.config, revision, keep=task.name in plan.kept) for task in tasks}
+    base = None if plan.lora is None else published_base(encoder, revision, stock, plan.lora)
+    body = _stock_body(stock, tasks, plan, base)
+    for group, begun in plan.begun.items():
+        _begin(body, group, group_weights(encoder_source(encoder), begun, revision))
+    return _adapted(body, plan), own
 
 
 def outlined_parts(
-    config: PreTrainedConfig, tasks: Sequence[Task], lora: Mapping[str, Any] | None, sharing: Mapping[str, Any] | None
+    encoder: str,
+    tasks: Sequence[Task],
+    encoder_config: Mapping[str, Any] | None,
+    revision: str | None,
+    lora: Mapping[str, Any] | None,
+    sharing: Mapping[str, Any] | None,
+    heads: str = "new",
 ) -> tuple[Body, dict[str, PreTrainedModel]]:
-    """`new_parts` without values, on the meta device: what they are made of, and whether they can be made.
-
-    Args:
-        config: the encoder's.
-        tasks: in order.
-        lora: a run file's.
-        sharing: a run file's.
-
-    Raises:
-        UserError: if the encoder cannot carry the tasks, adapters or groups.
-    """
-    settings = _settings(lora)
-    groups = _groups(tasks, config, settings, sharing)
+    """`new_parts` without values, on the meta device: of what they are made, and whether they can be made."""
+    config = load_encoder_config(encoder, encoder_config, revision, heads)
+    plan = _plan(encoder, config, tasks, lora, sharing, heads, revision)
     with torch.device("meta"):
         stock = AutoModel.from_config(config)
         drop_pooler(stock)
         own = {task.name: new_head(task, config) for task in tasks}
-        return _body(stock, list(own), groups, settings), own
+        return _adapted(_stock_body(stock, tasks, plan), plan), own
 
 
-def _settings(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if lora is None else written_out(LoraSection, lora, "lora")
+@dataclass(frozen=True)
+class _Plan:
+    """Of what a model is made.
+
+    Args:
+        lora: the adapters, with every default; None for none.
+        groups: the groups of tasks.
+        kept: the tasks whose heads are taken over.
+        begun: group → the group of the saved model that it begins as.
+    """
+
+    lora: dict[str, Any] | None
+    groups: tuple[Group, ...]
+    kept: Collection[str] = ()
+    begun: Mapping[str, str] = field(default_factory=dict)
 
 
-def _groups(
-    tasks: Sequence[Task],
+def _plan(
+    encoder: str,
     config: PreTrainedConfig,
-    settings: Mapping[str, Any] | None,
+    tasks: Sequence[Task],
+    lora: Mapping[str, Any] | None,
     sharing: Mapping[str, Any] | None,
-) -> tuple[Group, ...]:
+    heads: str,
+    revision: str | None,
+) -> _Plan:
+    settings = None if lora is None else written_out(LoraSection, lora, "lora")
     for task in tasks:
         check_name(task.name)
         stock_class(task, config)
-    return settle_sharing(written_out(SharingSection, sharing or {}, "sharing"), tasks, config, settings).groups
+    groups = settle_sharing(
+        written_out(SharingSection, sharing or {"private_layers": 0}, "sharing"), tasks, config, settings
+    ).groups
+    if heads != "keep":
+        return _Plan(settings, groups)
+    source = encoder_source(encoder)
+    kept = check_heads(encoder, source, {task.name: task for task in tasks}, revision)
+    copied = groups if has_copies(settings, groups) else ()
+    return _Plan(settings, groups, kept, begun_groups(encoder, source, copied, kept, revision))
 
 
-def _body(
-    stock: PreTrainedModel,
-    tasks: Sequence[str],
-    groups: tuple[Group, ...],
-    settings: Mapping[str, Any] | None,
-    base: Base | None = None,
-) -> Body:
-    lanes = lanes_of(settings, tasks, groups)
-    private = new_private(stock, groups) if has_copies(settings, groups) else {}
-    body = Body(stock, lanes, groups, private, base)
-    if settings is not None:
-        add_adapters(body, settings)
+def _stock_body(stock: PreTrainedModel, tasks: Sequence[Task], plan: _Plan, base: Base | None = None) -> Body:
+    lanes = lanes_of(plan.lora, [task.name for task in tasks], plan.groups)
+    private = new_private(stock, plan.groups) if has_copies(plan.lora, plan.groups) else {}
+    return Body(stock, lanes, plan.groups, private, base)
+
+
+def _begin(body: Body, group: str, weights: Mapping[str, Tensor]) -> None:
+    """Gives a group the weights of a saved one, by their names in the stock encoder."""
+    part = body.private.get(group, body.encoder)
+    tops = tuple(f"{name}." for name in private_names(body.encoder, body.groups[0].private_layers))
+    if weights.keys() != {name for name in part.state_dict() if name.startswith(tops)}:
+        raise UserError("the saved model's groups do not fit its config; its folder is not as it was written")
+    part.load_state_dict(weights, strict=False)
+
+
+def _adapted(body: Body, plan: _Plan) -> Body:
+    if plan.lora is not None:
+        add_adapters(body, plan.lora)
     return body

@@ -10,6 +10,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_mtl.config_sharing import list_problems
 from hf_mtl.errors import UserError
+from hf_mtl.modeling.heads import TESTED
 from hf_mtl.modeling.layers import layer_list
 from hf_mtl.tasks.task import Task
 
@@ -52,7 +53,8 @@ def settle_sharing(
     """The groups that a run file's `sharing` makes.
 
     `auto` is a third of the layers, rounded up, where there are tasks about whole texts and tasks about words, in
-    several groups: those are the mixtures in which a fully shared encoder was seen to cost a task.
+    several groups: those are the mixtures in which a fully shared encoder was seen to cost a task. Without a word it is
+    `auto`, but 0 beside adapters, and for encoders that the tests do not hold against the stock ones.
 
     Args:
         settings: the run file's `sharing`.
@@ -64,6 +66,10 @@ def settle_sharing(
         UserError: if the encoder has no layers of its own, or too few, or nothing is left to be private.
     """
     wanted = settings["private_layers"]
+    if wanted is None:
+        # The masks of flex attention are no tensors, whose rows could be copied.
+        known = config.model_type in TESTED and config._attn_implementation != "flex_attention"
+        wanted = "auto" if lora is None and known else 0
     if not wanted:
         return Sharing()
     if lora is not None and lora["scope"] == "per_task" and not lora["train_encoder"]:

@@ -13,6 +13,11 @@ from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
+TESTED = {
+    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "qwen3", "roberta", "xlm-roberta",
+}  # fmt: skip
+"""Encoder types whose heads the tests hold against the stock models."""
+
 
 class EncodedStates(nn.Module):
     """Stands where a stock head has its base model, and hands over states that are already there.

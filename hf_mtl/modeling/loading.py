@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from hf_mtl.errors import UserError
 from hf_mtl.hub_errors import HubError, hub_reason
 from hf_mtl.modeling.configuration import MultiTaskConfig, bare
-from hf_mtl.modeling.heads import head_class, head_config, stock_class
+from hf_mtl.modeling.heads import TESTED, head_class, head_config, stock_class
 from hf_mtl.modeling.saved_encoder import inner_config, part_of
 from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.task import Task
@@ -27,10 +27,6 @@ logger = logging.getLogger(__name__)
 
 NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 ADAPTER = "this is an adapter, not a model; merge it into its base model first"
-TESTED = {
-    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "qwen3", "roberta", "xlm-roberta",
-}  # fmt: skip
-"""Encoder types whose heads the tests hold against the stock models."""
 OURS = {
     "architectures", "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels",
     "output_attentions", "output_hidden_states", "problem_type", "return_dict", "transformers_version",
@@ -39,9 +35,15 @@ OURS = {
 
 
 def load_encoder_config(
-    encoder: str, overrides: Mapping[str, Any] | None = None, revision: str | None = None
+    encoder: str, overrides: Mapping[str, Any] | None = None, revision: str | None = None, heads: str = "new"
 ) -> PreTrainedConfig:
     """The encoder's own config with the overrides of a run file's `encoder_config`.
+
+    Args:
+        encoder: Hub id, folder or `package://…`.
+        overrides: entries of the config.
+        revision: of a Hub repository.
+        heads: a run file's; "keep" takes over a multi-task model, also one with layers of groups.
 
     Raises:
         UserError: if it cannot be found or read, or an override is unknown or refused by the config.
@@ -53,7 +55,7 @@ def load_encoder_config(
         raise UserError(f"encoder {encoder}: {why_not(source, error)}") from error
     if has_adapter(source, revision=revision or "main"):
         raise UserError(f"encoder {encoder}: {ADAPTER}")
-    config = bare(inner_config(encoder, config) if isinstance(config, MultiTaskConfig) else config)
+    config = bare(inner_config(encoder, config, heads) if isinstance(config, MultiTaskConfig) else config)
     for key, value in (overrides or {}).items():
         _override(config, key, value)
     return config

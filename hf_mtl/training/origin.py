@@ -24,7 +24,6 @@ from hf_mtl.modeling.building import outlined_parts
 from hf_mtl.modeling.groups import check_private_layers, settle_sharing
 from hf_mtl.modeling.loading import four_bit, load_encoder_config
 from hf_mtl.modeling.model import MultiTaskModel
-from hf_mtl.modeling.saved_encoder import check_heads
 from hf_mtl.modeling.surgery import check_without_adapters, joined, new_part
 from hf_mtl.sources import PACKAGE
 from hf_mtl.tasks.task import Task
@@ -57,11 +56,7 @@ class Origin:
         config = self.config
         if self.onto is not None:
             return new_part(self.onto, tasks, (config.lora or LoraSection()).model_dump(), self.private_layers)
-        # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
-        encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
-        return MultiTaskModel.from_encoder(
-            encoder, tasks, config.encoder_config, self.commit, self._lora(), self._sharing(), config.heads
-        )
+        return MultiTaskModel.from_encoder(*self._made_of(tasks))
 
     def outline(self, tasks: Sequence[Task]) -> tuple[Body, dict[str, PreTrainedModel]]:
         """Body and heads of a run's own `model` without values, on the meta device.
@@ -69,29 +64,34 @@ class Origin:
         Raises:
             UserError: for all that `model` refuses, except weights that cannot be read.
         """
-        config = self.config
-        encoder = load_encoder_config(encoder_source(config), config.encoder_config, self.commit)
-        if config.heads == "keep":
-            check_heads(config.encoder, encoder_source(config), {task.name: task for task in tasks}, self.commit)
-        return outlined_parts(encoder, tasks, self._lora(), self._sharing())
+        return outlined_parts(*self._made_of(tasks))
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
-        """Why no layers are private, where the run file leaves it to be found."""
-        if self.onto is not None:
+        """Why no layers are private, where the run file asks for as many as can be found."""
+        config, sharing = self.config, self.config.sharing
+        asked = sharing.private_layers == "auto" or (sharing.private_layers is None and sharing.groups != "family")
+        if self.onto is not None or not asked:
             return None
-        if self._sharing() != self.config.sharing.model_dump():
+        if config.training.freeze == "encoder":
             return "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
-        encoder = load_encoder_config(encoder_source(self.config), self.config.encoder_config, self.commit)
+        encoder = load_encoder_config(encoder_source(config), config.encoder_config, self.commit, config.heads)
         return settle_sharing(self._sharing(), tasks, encoder, self._lora()).why
+
+    def _made_of(self, tasks: Sequence[Task]) -> tuple[Any, ...]:
+        """The arguments of `MultiTaskModel.from_encoder`."""
+        config = self.config
+        # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
+        encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
+        return encoder, tasks, config.encoder_config, self.commit, self._lora(), self._sharing(), config.heads
 
     def _lora(self) -> dict[str, Any] | None:
         return None if self.config.lora is None else self.config.lora.model_dump()
 
     def _sharing(self) -> dict[str, Any]:
-        """The run file's; `auto` has nothing to find where the encoder is not trained at all."""
+        """The run file's; nothing is to be found where the encoder is not trained at all."""
         given = self.config.sharing.model_dump()
-        found = given["private_layers"] == "auto" and self.config.training.freeze == "encoder"
-        return given | {"private_layers": 0} if found else given
+        none = self.config.training.freeze == "encoder" and not isinstance(given["private_layers"], int)
+        return given | {"private_layers": 0} if none else given
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
@@ -116,7 +116,7 @@ def origin(config: RunConfig, onto: str | None = None, private_layers: int = 0, 
         source = encoder_source(config)
         # All of it is read at one commit, whatever is pushed there meanwhile.
         commit = commit or known_commit(source)
-        check_encoder(config, load_encoder_config(source, config.encoder_config, commit))
+        check_encoder(config, load_encoder_config(source, config.encoder_config, commit, config.heads))
         tokenizer = load_tokenizer(source, config.max_length, commit)
         return Origin(config, tokenizer, commit=commit, encoder_record=encoder_record(config, commit))
     model = MultiTaskModel.from_pretrained(onto)

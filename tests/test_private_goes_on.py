@@ -1,0 +1,134 @@
+"""A model with private layers is trained on: every group goes on from its own layers, or the run is refused."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from hf_mtl.cli import app
+from hf_mtl.config import load_config
+from hf_mtl.errors import UserError
+from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.run_file import write_run_file
+from hf_mtl.tasks.task import TaskSpec
+from hf_mtl.tasks.types import build_task
+from hf_mtl.training.trainer import MultiTaskTrainer
+from tests.adapted import Tiny
+from tests.grouped import grouped
+from tests.runs import tiny_run
+from tests.test_adding_tasks import QUIET
+from tests.tiny import tiny_tasks
+
+FAMILY = {"private_layers": 1}
+NEW = build_task(
+    TaskSpec(
+        name="kind",
+        task_type="text-classification",
+        problem_type="single_label_classification",
+        label_list=["a", "b"],
+    )
+)
+
+
+@pytest.fixture
+def saved(tiny: Tiny, tmp_path: Path) -> tuple[MultiTaskModel, str]:
+    """(model, folder): three tasks about whole texts, one about words, each family with a layer of its own."""
+    model = grouped(tiny, groups="family")
+    model.save_pretrained(tmp_path / "model")
+    return model, str(tmp_path / "model")
+
+
+def go_on(folder: str, tasks: Any, sharing: Any = FAMILY, **options: Any) -> MultiTaskModel:
+    return MultiTaskModel.from_encoder(folder, tasks, sharing=sharing, heads="keep", **options)
+
+
+def assert_same(one: MultiTaskModel, other: MultiTaskModel, tasks: list[str]) -> None:
+    for task in tasks:
+        ours, theirs = one.task_model(task).state_dict(), other.task_model(task).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("tasks", [slice(None), slice(2, None)])
+def test_every_task_goes_on_as_it_was_saved(saved: tuple[MultiTaskModel, str], order: int, tasks: slice) -> None:
+    model, folder = saved
+    kept = tiny_tasks()[tasks][::order]
+    names = [task.name for task in kept]
+    found = go_on(folder, kept)
+    assert_same(found, model, names)
+    assert [group.tasks[0] for group in found.groups][0] == names[0]
+
+
+def test_a_new_task_joins_the_layers_of_its_family(saved: tuple[MultiTaskModel, str]) -> None:
+    model, folder = saved
+    found = go_on(folder, [NEW, *tiny_tasks()])
+    assert_same(found, model, [task.name for task in tiny_tasks()])
+    ours, theirs = (one.body.task_encoder(task).state_dict() for one, task in ((found, "kind"), (model, "topic")))
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
+def test_adapters_are_put_on_the_layers_that_go_on(saved: tuple[MultiTaskModel, str]) -> None:
+    model, folder = saved
+    found = go_on(folder, tiny_tasks(), lora={"scope": "per_task", "train_encoder": True})
+    for task in ("topic", "slots"):
+        ours, theirs = (one.body.task_encoder(task).state_dict() for one in (found, model))
+        plain = {name.replace(".base_layer.", "."): weight for name, weight in ours.items() if ".lora_" not in name}
+        assert all(torch.equal(weight, plain[name]) for name, weight in theirs.items())
+
+
+def test_weights_in_several_files_are_read(saved: tuple[MultiTaskModel, str], tmp_path: Path) -> None:
+    model, _ = saved
+    model.save_pretrained(tmp_path / "cut", max_shard_size="100KB")
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) > 1
+    assert_same(go_on(str(tmp_path / "cut"), tiny_tasks()), model, [task.name for task in tiny_tasks()])
+
+
+@pytest.mark.parametrize(
+    ("sharing", "lora"),
+    [
+        (None, None),
+        ({"private_layers": 2}, None),
+        ({"private_layers": 1, "groups": [["topic", "slots"], ["moods", "score"]]}, None),
+        (FAMILY, {"scope": "shared"}),
+    ],
+)
+def test_other_groups_are_refused_with_those_there_are(
+    saved: tuple[MultiTaskModel, str], sharing: Any, lora: Any
+) -> None:
+    wanted = "sharing.private_layers is 1 and sharing.groups keeps apart [topic, moods, score] and [slots]"
+    with pytest.raises(UserError, match=f"heads: keep: .*{re.escape(wanted)}"):
+        go_on(saved[1], tiny_tasks(), sharing, lora=lora)
+
+
+def test_new_heads_need_one_encoder(saved: tuple[MultiTaskModel, str]) -> None:
+    with pytest.raises(UserError, match=r"several encoders; go on with all of them \(heads: keep\), or take that"):
+        MultiTaskModel.from_encoder(saved[1], tiny_tasks())
+
+
+def test_a_folder_that_lacks_a_group_s_weights_is_refused(saved: tuple[MultiTaskModel, str]) -> None:
+    file = Path(saved[1], "model.safetensors")
+    weights = load_file(file)
+    weights.pop(next(name for name in weights if name.startswith("private.")))
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="groups do not fit its config; its folder is not as it was written"):
+        go_on(saved[1], tiny_tasks())
+
+
+def test_a_run_goes_on_from_a_run_with_nothing_said_about_sharing(tmp_path: Path) -> None:
+    first = MultiTaskTrainer.from_config(tiny_run(tmp_path, max_steps=2), console=QUIET)
+    first.train()
+    run = tiny_run(tmp_path, max_steps=2, output_dir=str(tmp_path / "more"))
+    run |= {"encoder": str(tmp_path / "out"), "heads": "keep"}
+    write_run_file(load_config(run), tmp_path / "run.yaml")
+    checked = CliRunner().invoke(app, ["check", str(tmp_path / "run.yaml")])
+    assert checked.exit_code == 0
+    assert "top layers of one's own, of 2: topic: 1; names: 1" in checked.stdout
+    trainer = MultiTaskTrainer.from_config(run, console=QUIET)
+    assert_same(trainer.model, MultiTaskModel.from_pretrained(tmp_path / "out"), ["topic", "names"])
+    trainer.train()
+    assert MultiTaskModel.from_pretrained(tmp_path / "more").groups == first.model.groups
