@@ -50,6 +50,7 @@ def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[st
         "max_length": 128,
         "datasets": datasets,
         "tasks": tasks,
+        "sharing": {"private_layers": 0},
         "training": {
             "output_dir": str(folder / "out"),
             "learning_rate": 2e-4,

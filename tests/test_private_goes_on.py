@@ -1,6 +1,5 @@
 """A model with private layers is trained on: every group goes on from its own layers, or the run is refused."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from hf_mtl.cli import app
 from hf_mtl.config import load_config
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.model import MultiTaskModel
+from hf_mtl.modeling.surgery import joined, new_part
 from hf_mtl.run_file import write_run_file
 from hf_mtl.tasks.task import TaskSpec
 from hf_mtl.tasks.types import build_task
 from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.adapted import Tiny
-from tests.grouped import grouped
+from tests.grouped import encoder_folder, grouped
 from tests.runs import tiny_run
 from tests.test_adding_tasks import QUIET
 from tests.tiny import tiny_tasks
@@ -42,7 +42,7 @@ def saved(tiny: Tiny, tmp_path: Path) -> tuple[MultiTaskModel, str]:
     return model, str(tmp_path / "model")
 
 
-def go_on(folder: str, tasks: Any, sharing: Any = FAMILY, **options: Any) -> MultiTaskModel:
+def go_on(folder: str, tasks: Any, sharing: Any = None, **options: Any) -> MultiTaskModel:
     return MultiTaskModel.from_encoder(folder, tasks, sharing=sharing, heads="keep", **options)
 
 
@@ -53,15 +53,42 @@ def assert_same(one: MultiTaskModel, other: MultiTaskModel, tasks: list[str]) ->
         assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
+@pytest.mark.parametrize("sharing", [None, FAMILY])
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("tasks", [slice(None), slice(2, None)])
-def test_every_task_goes_on_as_it_was_saved(saved: tuple[MultiTaskModel, str], order: int, tasks: slice) -> None:
+def test_every_task_goes_on_as_it_was_saved(
+    saved: tuple[MultiTaskModel, str], order: int, tasks: slice, sharing: Any
+) -> None:
     model, folder = saved
     kept = tiny_tasks()[tasks][::order]
     names = [task.name for task in kept]
-    found = go_on(folder, kept)
+    found = go_on(folder, kept, sharing)
     assert_same(found, model, names)
-    assert [group.tasks[0] for group in found.groups][0] == names[0]
+    assert [len(group.tasks) for group in found.groups] == [len(names) - 1, 1][::order]
+
+
+@pytest.mark.parametrize("tasks", [["slots"], ["score", "topic"]])
+def test_tasks_of_one_group_go_on_with_its_layers_as_the_encoder_s(
+    saved: tuple[MultiTaskModel, str], tasks: list[str]
+) -> None:
+    model, folder = saved
+    found = go_on(folder, [task for task in tiny_tasks() if task.name in tasks])
+    assert not found.groups
+    assert_same(found, model, tasks)
+
+
+def test_groups_of_several_depths_go_on_where_nothing_is_said(tiny: Tiny, tmp_path: Path) -> None:
+    model = joined(grouped(tiny, groups="family"), new_part(grouped(tiny, groups="family"), [NEW], {}, 2))
+    model.save_pretrained(tmp_path / "model")
+    found = go_on(str(tmp_path / "model"), [NEW, *tiny_tasks()])
+    assert [(group.name, group.private_layers) for group in found.groups] == [("kind", 2), ("topic", 1), ("slots", 1)]
+    assert_same(found, model, ["kind", "topic", "slots"])
+
+
+def test_a_fully_shared_model_stays_so_where_nothing_is_said(tiny: Tiny, tmp_path: Path) -> None:
+    MultiTaskModel.from_encoder(str(encoder_folder(tiny)), tiny_tasks()).save_pretrained(tmp_path / "model")
+    assert not go_on(str(tmp_path / "model"), tiny_tasks()).groups
+    assert go_on(str(tmp_path / "model"), tiny_tasks(), FAMILY).groups
 
 
 def test_a_new_task_joins_the_layers_of_its_family(saved: tuple[MultiTaskModel, str]) -> None:
@@ -91,17 +118,16 @@ def test_weights_in_several_files_are_read(saved: tuple[MultiTaskModel, str], tm
 @pytest.mark.parametrize(
     ("sharing", "lora"),
     [
-        (None, None),
+        ({"private_layers": 0}, None),
         ({"private_layers": 2}, None),
         ({"private_layers": 1, "groups": [["topic", "slots"], ["moods", "score"]]}, None),
-        (FAMILY, {"scope": "shared"}),
+        (None, {"scope": "shared"}),
     ],
 )
 def test_other_groups_are_refused_with_those_there_are(
     saved: tuple[MultiTaskModel, str], sharing: Any, lora: Any
 ) -> None:
-    wanted = "sharing.private_layers is 1 and sharing.groups keeps apart [topic, moods, score] and [slots]"
-    with pytest.raises(UserError, match=f"heads: keep: .*{re.escape(wanted)}"):
+    with pytest.raises(UserError, match=r"heads: keep: .*of their own \(topic, moods, score: 1; slots: 1\), and go on"):
         go_on(saved[1], tiny_tasks(), sharing, lora=lora)
 
 

@@ -2,6 +2,7 @@
 
 from hf_mtl.hub.contents import Contents
 from hf_mtl.modeling.adapted_folder import ADAPTERS
+from hf_mtl.modeling.groups import group_list, saved_groups
 from hf_mtl.tasks.spec import TaskSpec
 
 TEXT, PAIR = "Replace this with a text of your own.", "And this with the text beside it."
@@ -28,7 +29,9 @@ def summary(contents: Contents, task: str | None) -> str:
     heads = f"{count} tasks" if count > 1 else "one task"
     how = "that stays as it was published, with LoRA adapters," if contents.base is not None else ""
     answer = "answered in one pass" if count > 1 else "fine-tuned with hf_mtl"
-    return f"One encoder, {encoder_name(contents)}, {how + ' ' if how else ''}with heads for {heads}, {answer}."
+    groups = saved_groups(contents.config.get("groups") or (), [spec.name for spec in contents.tasks])
+    own = f" Tasks have top layers of their own ({group_list(groups)}), the others are everybody's." if groups else ""
+    return f"One encoder, {encoder_name(contents)}, {how + ' ' if how else ''}with heads for {heads}, {answer}.{own}"
 
 
 def packages(contents: Contents, task: str | None) -> str:

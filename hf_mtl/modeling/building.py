@@ -16,9 +16,10 @@ from hf_mtl.modeling.base import Base, published_base
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.groups import Group, settle_sharing
 from hf_mtl.modeling.heads import check_name, new_head, stock_class
+from hf_mtl.modeling.kept_groups import KeptGroups, group_weights
 from hf_mtl.modeling.loading import drop_pooler, load_encoder, load_encoder_config, load_head
 from hf_mtl.modeling.private_layers import new_private, private_names
-from hf_mtl.modeling.saved_encoder import begun_groups, check_heads, group_weights
+from hf_mtl.modeling.saved_encoder import check_heads
 from hf_mtl.modeling.scopes import add_adapters, has_copies, lanes_of
 from hf_mtl.sources import encoder_source
 from hf_mtl.tasks.task import Task
@@ -41,8 +42,8 @@ def new_parts(
     own = {task.name: load_head(encoder, task, stock.config, revision, keep=task.name in plan.kept) for task in tasks}
     base = None if plan.lora is None else published_base(encoder, revision, stock, plan.lora)
     body = _stock_body(stock, tasks, plan, base)
-    for group, begun in plan.begun.items():
-        _begin(body, group, group_weights(encoder_source(encoder), begun, revision))
+    for name, saved in plan.begun.items():
+        _begin(body, name, saved, group_weights(encoder_source(encoder), saved.name, revision))
     return _adapted(body, plan), own
 
 
@@ -73,13 +74,13 @@ class _Plan:
         lora: the adapters, with every default; None for none.
         groups: the groups of tasks.
         kept: the tasks whose heads are taken over.
-        begun: group → the group of the saved model that it begins as.
+        begun: group → the group of the saved model that it begins as; see `KeptGroups`.
     """
 
     lora: dict[str, Any] | None
     groups: tuple[Group, ...]
     kept: Collection[str] = ()
-    begun: Mapping[str, str] = field(default_factory=dict)
+    begun: Mapping[str, Group] = field(default_factory=dict)
 
 
 def _plan(
@@ -95,15 +96,17 @@ def _plan(
     for task in tasks:
         check_name(task.name)
         stock_class(task, config)
-    groups = settle_sharing(
-        written_out(SharingSection, sharing or {"private_layers": 0}, "sharing"), tasks, config, settings
-    ).groups
+    shared = written_out(SharingSection, sharing or {}, "sharing")
+    said = shared != written_out(SharingSection, {}, "sharing")
     if heads != "keep":
+        groups = settle_sharing(shared, tasks, config, settings).groups if sharing else ()
         return _Plan(settings, groups)
     source = encoder_source(encoder)
-    kept = check_heads(encoder, source, {task.name: task for task in tasks}, revision)
+    heads_kept = check_heads(encoder, source, {task.name: task for task in tasks}, revision)
+    kept = KeptGroups.read(source, heads_kept, revision)
+    groups = settle_sharing(shared, tasks, config, settings).groups if said else kept.as_saved(tasks)
     copied = groups if has_copies(settings, groups) else ()
-    return _Plan(settings, groups, kept, begun_groups(encoder, source, copied, kept, revision))
+    return _Plan(settings, groups, heads_kept, kept.begun(encoder, tasks, copied))
 
 
 def _stock_body(stock: PreTrainedModel, tasks: Sequence[Task], plan: _Plan, base: Base | None = None) -> Body:
@@ -112,10 +115,10 @@ def _stock_body(stock: PreTrainedModel, tasks: Sequence[Task], plan: _Plan, base
     return Body(stock, lanes, plan.groups, private, base)
 
 
-def _begin(body: Body, group: str, weights: Mapping[str, Tensor]) -> None:
+def _begin(body: Body, group: str, saved: Group, weights: Mapping[str, Tensor]) -> None:
     """Gives a group the weights of a saved one, by their names in the stock encoder."""
     part = body.private.get(group, body.encoder)
-    tops = tuple(f"{name}." for name in private_names(body.encoder, body.groups[0].private_layers))
+    tops = tuple(f"{name}." for name in private_names(body.encoder, saved.private_layers))
     if weights.keys() != {name for name in part.state_dict() if name.startswith(tops)}:
         raise UserError("the saved model's groups do not fit its config; its folder is not as it was written")
     part.load_state_dict(weights, strict=False)

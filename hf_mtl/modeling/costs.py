@@ -1,13 +1,13 @@
 """What layers that are not everybody's cost: parameters, and layers that a text passes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
 from hf_mtl.modeling.adapters import stock_name
 from hf_mtl.modeling.body import Body
-from hf_mtl.modeling.groups import Group
+from hf_mtl.modeling.groups import group_list
 from hf_mtl.modeling.layers import layer_list
 from hf_mtl.modeling.ways import parting
 
@@ -77,15 +77,10 @@ def cost_lines(body: Body, heads: Iterable[nn.Module]) -> list[str]:
     """
     if not body.groups:
         return []
-    told = _group_line(body.groups, len(layer_list(body.encoder)[1]))
+    told = f"top layers of one's own, of {len(layer_list(body.encoder)[1])}: {group_list(body.groups)}"
     if not body.private:
         told += " (by adapters alone: the encoder itself is not trained, so no layer is copied)"
     return [told, *Cost.of(body, heads).lines()]
-
-
-def _group_line(groups: Sequence[Group], layers: int) -> str:
-    told = "; ".join(f"{', '.join(group.tasks)}: {group.private_layers}" for group in groups)
-    return f"top layers of one's own, of {layers}: {told}"
 
 
 def _numbers(part: nn.Module) -> int:

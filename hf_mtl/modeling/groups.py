@@ -209,3 +209,8 @@ def saved_groups(entries: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> 
                 "private layer at least"
             )
     return groups
+
+
+def group_list(groups: Sequence[Group]) -> str:
+    """For people: which tasks have how many layers for themselves."""
+    return "; ".join(f"{', '.join(group.tasks)}: {group.private_layers}" for group in groups)

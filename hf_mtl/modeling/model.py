@@ -100,7 +100,8 @@ class MultiTaskModel(Uploading):
             revision: of a Hub repository.
             lora: adapters, as in a run file; the encoder's own weights are then trained only if it says so.
             sharing: which tasks have top layers of their own, as in a run file; by default all layers are everybody's.
-            heads: "keep" takes over the heads of tasks of the same name where `encoder` is a multi-task model.
+            heads: "keep" takes over the heads of tasks of the same name where `encoder` is a multi-task model, and
+                the layers of their groups.
 
         Raises:
             UserError: if the encoder cannot be loaded or cannot carry the tasks, adapters or groups.

@@ -1,19 +1,13 @@
 """The encoder and heads of a saved multi-task model, for a new model that is trained on from them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_mtl.config_messages import shown
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import MultiTaskConfig, task_specs
-from hf_mtl.modeling.groups import Group, saved_groups
 from hf_mtl.tasks.task import Task
 
 
@@ -59,69 +53,6 @@ def part_of(source: str, prefix: str, revision: str | None = None, **access: Any
     """
     # transformers renames by regular expressions; without this a part's weights would be taken for unknown ones.
     return {"key_mapping": {rf"^{prefix}\.": ""}} if is_multi_task(source, revision, **access) else {}
-
-
-def begun_groups(
-    encoder: str, source: str, groups: Sequence[Group], kept: Collection[str], revision: str | None = None
-) -> dict[str, str]:
-    """New group → the saved group whose layers it begins with; nothing where those are the encoder's own.
-
-    They are where that is the first saved group, and where none of the new group's tasks is in the saved model.
-
-    Args:
-        encoder: as the user wrote it.
-        source: where it is: a multi-task model.
-        groups: of the new model, those that get layers of their own.
-        kept: the tasks that go on from the saved model.
-        revision: of a Hub repository.
-
-    Raises:
-        UserError: if the saved model has layers of groups that the new one has not.
-    """
-    entries, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main")
-    saved = saved_groups(entries.get("groups") or (), [spec.name for spec in task_specs(entries.get("tasks", ()))])
-    of_task = {task: group for group in saved for task in group.tasks if task in kept}
-    begun = {}
-    for group in groups:
-        own = {of_task[task] for task in group.tasks if task in of_task}
-        if saved and (len(own) > 1 or any(one.private_layers != group.private_layers for one in own)):
-            break
-        begun[group.name] = own.pop().name if own else ""
-    if saved and len(begun) < max(len(groups), 1):
-        wanted = [[task for task in group.tasks if task in kept] for group in saved]
-        depth = max(group.private_layers for group in saved)
-        raise UserError(
-            f"heads: keep: the tasks of {encoder} have layers of their own, and go on with them where "
-            f"sharing.private_layers is {depth} and sharing.groups keeps apart "
-            f"{' and '.join('[' + ', '.join(names) + ']' for names in wanted if names)}, without lora or with "
-            "lora.train_encoder; write so, or take one task's model (hf-mtl export)"
-        )
-    first = saved[0].name if saved else ""
-    return {group: own for group, own in begun.items() if own not in ("", first)}
-
-
-def group_weights(source: str, group: str, revision: str | None = None) -> dict[str, Tensor]:
-    """The weights of a saved group's layers in float32, by their names in the stock encoder.
-
-    Args:
-        source: Hub id or folder of a multi-task model.
-        group: the group's name.
-        revision: of a Hub repository.
-    """
-    where: dict[str, Any] = {"revision": revision or "main"}
-    file = cached_file(source, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where)
-    files = [file]
-    if file is None:
-        files, _ = get_checkpoint_shard_files(
-            source, str(cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **where)), **where
-        )
-    found, prefix = {}, f"private.{group}."
-    for file in files:
-        with safe_open(file, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  (it is no mapping)
-                if name.startswith(prefix):
-                    found[name.removeprefix(prefix)] = weights.get_tensor(name).to(torch.float32)
-    return found
 
 
 def _few(value: Any) -> str:

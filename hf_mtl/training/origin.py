@@ -89,9 +89,9 @@ class Origin:
 
     def _sharing(self) -> dict[str, Any]:
         """The run file's; nothing is to be found where the encoder is not trained at all."""
-        given = self.config.sharing.model_dump()
-        none = self.config.training.freeze == "encoder" and not isinstance(given["private_layers"], int)
-        return given | {"private_layers": 0} if none else given
+        config, given = self.config, self.config.sharing.model_dump()
+        frozen = config.training.freeze == "encoder" and config.heads != "keep"
+        return given | {"private_layers": 0} if frozen and not isinstance(given["private_layers"], int) else given
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
