@@ -196,9 +196,9 @@ def test_a_shared_adapter_is_merged_and_others_are_refused(added, tmp_path):
     with pytest.raises(UserError, match="do not all have the same adapter"):
         merge_model(new, tmp_path / "never")
     assert not (tmp_path / "never").exists()
-    lanes = set(MultiTaskModel.from_pretrained(old).lanes.tasks.values())
-    if lanes != {"shared"}:
-        reason = "no adapters" if lanes == {""} else "do not all have the same adapter"
+    adapters = MultiTaskModel.from_pretrained(old).lanes.adapters
+    if adapters != {"shared": ("shared",)}:
+        reason = "do not all have the same adapter" if any(adapters.values()) else "no adapters"
         with pytest.raises(UserError, match=reason):
             merge_model(old, tmp_path / "never")
         return

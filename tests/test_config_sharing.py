@@ -17,10 +17,9 @@ def with_sharing(**sharing: Any) -> dict[str, Any]:
     return changed(sharing=sharing)
 
 
-def test_all_layers_are_shared_by_default() -> None:
-    default = SharingSection(private_layers=0, groups="family")
-    for run in (changed(), with_sharing(), with_sharing(private_layers=0)):
-        assert load_config(run).sharing == default
+def test_what_is_not_said_is_left_to_the_model() -> None:
+    for run in (changed(), with_sharing(), with_sharing(private_layers=None)):
+        assert load_config(run).sharing == SharingSection(private_layers=None, groups="family")
     assert load_config(changed(), ["sharing.private_layers=2"]).sharing == SharingSection(private_layers=2)
     assert load_config(changed(), ["sharing.groups=[[topic],[slots]]"]).sharing.groups == [["topic"], ["slots"]]
 
@@ -60,7 +59,6 @@ def test_a_file_is_read_as_a_dict_is(tmp_path: Path) -> None:
         ({"private_layers": True}, "private_layers", "true is not a whole number"),
         ({"private_layers": "all"}, "private_layers", "'all' is not a whole number or auto"),
         ({"private_layers": "2"}, "private_layers", "'2' is not a whole number or auto"),
-        ({"private_layers": None}, "private_layers", "null is not a whole number or auto"),
         ({"private_layers": [1]}, "private_layers", "a list is not a whole number or auto"),
         ({"groups": "families"}, "groups", "'families' is not family, task or a list"),
         ({"groups": None}, "groups", "null is not family, task or a list"),

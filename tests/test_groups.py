@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import CamembertConfig
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.groups import Group, Sharing, count_layers, new_groups, saved_groups, settle_sharing
@@ -32,9 +33,21 @@ def members(sharing):
     return [group.tasks for group in sharing.groups]
 
 
-def test_none_are_private_by_default_and_nothing_is_said_of_it():
+def test_none_are_private_for_0_and_nothing_is_said_of_it():
     for groups in ("family", "task", [NAMES]):
         assert settle(0, groups) == Sharing()
+
+
+def test_with_nothing_said_it_is_auto_but_0_beside_adapters_and_for_what_was_not_tried():
+    assert settle(None) == settle("auto")
+    assert settle(None, tasks=TASKS[:3]) == settle("auto", tasks=TASKS[:3])
+    said = {"private_layers": None, "groups": "family"}
+    for lora in ({"scope": "shared", "train_encoder": False}, {"scope": "per_task", "train_encoder": True}):
+        assert settle_sharing(said, TASKS, config("bert", 6), lora) == Sharing()
+    packed = config("bert", 6)
+    packed._attn_implementation = "flex_attention"
+    assert settle_sharing(said, TASKS, packed) == Sharing()
+    assert settle_sharing(said, TASKS, CamembertConfig(num_hidden_layers=6)) == Sharing()
 
 
 def test_families_are_tasks_about_texts_and_tasks_about_words():

@@ -89,7 +89,7 @@ def test_another_way_of_sharing_is_another_run(trained, tmp_path):
     run, _, _ = trained
     killed_after(folder_of(run), 8, tmp_path / "out")
     with pytest.raises(UserError, match=r"sharing.private_layers: 1 there, 0 now"):
-        train(changed(run, tmp_path) | {"sharing": {}}, resume=True)
+        train(changed(run, tmp_path) | {"sharing": {"private_layers": 0}}, resume=True)
 
 
 def test_the_stock_pipelines_agree(trained, tmp_path):

@@ -67,7 +67,7 @@ def killed_after(finished: Path, step: int, folder: Path) -> Path:
 
 VARIANTS = {
     "mixed": {},
-    "early stopping by task": {"early_stopping": "per_task", "early_stopping_patience": 1},
+    "early stopping by task": {"early_stopping": "per_task", "early_stopping_patience": 1, "learning_rate": 1e-2},
     "early stopping of the run": {
         "early_stopping": "overall",
         "early_stopping_threshold": 0.9,

@@ -124,6 +124,13 @@ def test_a_card_changed_by_hand_is_kept_and_an_unchanged_one_is_written_anew(tmp
     assert "# My model" not in (out / "README.md").read_text()
 
 
+def test_the_card_tells_which_tasks_have_layers_of_their_own(model: Path, tmp_path: Path) -> None:
+    told = "Tasks have top layers of their own (topic: 1; names: 1), the others are everybody's."
+    assert told in ModelCard.load(model / "README.md").text
+    shared = trained(tmp_path, sharing={"private_layers": 0})
+    assert "layers of their own" not in ModelCard.load(shared / "README.md").text
+
+
 @pytest.mark.parametrize("card", ["", "Some words of mine.\n"])
 def test_a_card_without_metadata_is_written_anew_without_a_warning(model: Path, card: str, caplog: Any) -> None:
     card_text(read_contents(model), "somebody/model", old=[card])
