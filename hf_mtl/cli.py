@@ -53,7 +53,8 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Read a run file and its rows as training would, and print what they hold; trains nothing.
 
     Prints for each data set its rows and lengths, for each task its labels and their share, rows without a label or
-    without text, words without a piece of their own, and texts that stand in both train and test.
+    without text, words without a piece of their own, and texts that stand in both train and test; and what private
+    layers cost. The model is made without its weights, so that what it cannot be is refused here too.
     """
     run = load_config(config, overrides or ())
     from hf_mtl.data.preparation import prepare

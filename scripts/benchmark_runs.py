@@ -45,6 +45,8 @@ def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[st
         datasets[name] = {"path": "json", "data_files": {"train": str(file)}, **columns}
         for task, (task_type, column) in own.items():
             tasks[task] = {"task_type": task_type, "dataset": name, "label_column": column}
+            if task == "similarity":
+                tasks[task]["problem_type"] = "regression"
     return {
         "encoder": arguments.encoder,
         "max_length": 128,

@@ -251,6 +251,10 @@ def test_check_tells_why_a_frozen_encoder_has_no_private_layers(tmp_path):
     "keys",
     [
         {"sharing": PRIVATE, "lora": {"layers_to_transform": [0]}},
+        {"sharing": PRIVATE, "encoder_config": {"attn_implementation": "flex_attention"}},
+        {"sharing": {"private_layers": "auto"}, "encoder_config": {"attn_implementation": "flex_attention"}},
+        {"encoder_config": {"hidden_size": 37}},
+        {"encoder_config": {"attn_implementation": "flash_attention_2"}},
         {"heads": "keep"},
     ],
 )

@@ -30,7 +30,8 @@ def summary(contents: Contents, task: str | None) -> str:
     how = "that stays as it was published, with LoRA adapters," if contents.base is not None else ""
     answer = "answered in one pass" if count > 1 else "fine-tuned with hf_mtl"
     groups = saved_groups(contents.config.get("groups") or (), [spec.name for spec in contents.tasks])
-    own = f" Tasks have top layers of their own ({group_list(groups)}), the others are everybody's." if groups else ""
+    copied = groups and contents.base is None  # On an encoder as it was published they have adapters of their own.
+    own = f" Tasks have top layers of their own ({group_list(groups)}), the others are everybody's." if copied else ""
     return f"One encoder, {encoder_name(contents)}, {how + ' ' if how else ''}with heads for {heads}, {answer}.{own}"
 
 

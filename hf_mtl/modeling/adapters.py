@@ -13,12 +13,12 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_mtl.config_lora import ALL_LINEAR
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.layers import Depths
-from hf_mtl.modeling.loading import drop_pooler
+from hf_mtl.modeling.loading import outlined_encoder
 
 SHARED = "shared"
 """The name of the adapter of all tasks."""
@@ -57,10 +57,7 @@ def check_targets(config: PreTrainedConfig, settings: Mapping[str, Any]) -> None
     Raises:
         UserError: as for `new_config`, except for what cannot be adapted by task.
     """
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(config)
-    drop_pooler(encoder)
-    _targets(encoder, settings, by_task=False)
+    _targets(outlined_encoder(config), settings, by_task=False)
 
 
 def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig) -> None:

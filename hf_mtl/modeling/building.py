@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_section import written_out
@@ -17,7 +17,7 @@ from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.groups import Group, settle_sharing
 from hf_mtl.modeling.heads import check_name, new_head, stock_class
 from hf_mtl.modeling.kept_groups import KeptGroups, group_weights
-from hf_mtl.modeling.loading import drop_pooler, load_encoder, load_encoder_config, load_head
+from hf_mtl.modeling.loading import load_encoder, load_encoder_config, load_head, outlined_encoder
 from hf_mtl.modeling.private_layers import new_private, private_names
 from hf_mtl.modeling.saved_encoder import check_heads
 from hf_mtl.modeling.scopes import add_adapters, has_copies, lanes_of
@@ -59,9 +59,8 @@ def outlined_parts(
     """`new_parts` without values, on the meta device: of what they are made, and whether they can be made."""
     config = load_encoder_config(encoder, encoder_config, revision, heads)
     plan = _plan(encoder, config, tasks, lora, sharing, heads, revision)
+    stock = outlined_encoder(config)
     with torch.device("meta"):
-        stock = AutoModel.from_config(config)
-        drop_pooler(stock)
         own = {task.name: new_head(task, config) for task in tasks}
         return _adapted(_stock_body(stock, tasks, plan), plan), own
 
@@ -105,8 +104,8 @@ def _plan(
     heads_kept = check_heads(encoder, source, {task.name: task for task in tasks}, revision)
     kept = KeptGroups.read(source, heads_kept, revision)
     groups = settle_sharing(shared, tasks, config, settings).groups if said else kept.as_saved(tasks)
-    copied = groups if has_copies(settings, groups) else ()
-    return _Plan(settings, groups, heads_kept, kept.begun(encoder, tasks, copied))
+    frozen = settings is not None and not settings["train_encoder"]
+    return _Plan(settings, groups, heads_kept, kept.begun(encoder, config, tasks, groups, frozen))
 
 
 def _stock_body(stock: PreTrainedModel, tasks: Sequence[Task], plan: _Plan, base: Base | None = None) -> Body:

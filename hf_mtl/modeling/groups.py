@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_mtl.config_sharing import list_problems
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.heads import TESTED
 from hf_mtl.modeling.layers import layer_list
+from hf_mtl.modeling.loading import outlined_encoder
+from hf_mtl.modeling.row_arguments import PACKED
 from hf_mtl.tasks.task import Task
 
 
@@ -67,7 +68,6 @@ def settle_sharing(
     """
     wanted = settings["private_layers"]
     if wanted is None:
-        # The masks of flex attention are no tensors, whose rows could be copied.
         known = config.model_type in TESTED and config._attn_implementation != "flex_attention"
         wanted = "auto" if lora is None and known else 0
     if not wanted:
@@ -87,6 +87,8 @@ def settle_sharing(
         layers = count_layers(config)
     except UserError as error:
         return Sharing(why=f"sharing: {error}, so that all of it is shared")
+    if config._attn_implementation == "flex_attention":
+        raise UserError(PACKED)
     if layers == 1:
         return Sharing(why="sharing: the encoder has one layer, which stays everybody's")
     return Sharing(tuple(Group(names[0], names, math.ceil(layers / 3)) for names in members))
@@ -125,6 +127,8 @@ def check_private_layers(private_layers: int, config: PreTrainedConfig, key: str
         layers = count_layers(config)
     except UserError as error:
         raise UserError(f"{key}: {error}; use 0") from None
+    if config._attn_implementation == "flex_attention":
+        raise UserError(PACKED)
     if private_layers >= layers:
         raise UserError(
             f"{key}: {private_layers}, and the encoder ({config.model_type}) has {layers}, of which one at "
@@ -174,10 +178,9 @@ def count_layers(config: PreTrainedConfig) -> int:
     """The layers of an encoder, which is not built for it.
 
     Raises:
-        UserError: if it has no list of them.
+        UserError: if it has no list of them, or transformers does not make such an encoder.
     """
-    with torch.device("meta"):
-        return len(layer_list(AutoModel.from_config(config))[1])
+    return len(layer_list(outlined_encoder(config))[1])
 
 
 def saved_groups(entries: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> tuple[Group, ...]:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.configuration import task_specs
-from hf_mtl.modeling.groups import Group, group_list, saved_groups
+from hf_mtl.modeling.groups import Group, count_layers, group_list, saved_groups
 from hf_mtl.tasks.task import Task
 from hf_mtl.tasks.types import TASK_TYPES
 
@@ -24,11 +24,13 @@ class KeptGroups:
 
     Args:
         saved: the groups; none where all layers are everybody's.
+        layers: of the saved model's encoder; 0 where there are no groups.
         families: of the saved model's tasks.
         kept: the tasks that go on.
     """
 
     saved: tuple[Group, ...]
+    layers: int
     families: Mapping[str, str]
     kept: Collection[str]
 
@@ -41,9 +43,10 @@ class KeptGroups:
             kept: the tasks that go on.
             revision: of a Hub repository.
         """
-        entries, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main")
-        families = {spec.name: TASK_TYPES[spec.task_type].family for spec in task_specs(entries.get("tasks", ()))}
-        return cls(saved_groups(entries.get("groups") or (), list(families)), families, kept)
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        families = {spec.name: TASK_TYPES[spec.task_type].family for spec in task_specs(config.tasks)}
+        saved = saved_groups(config.groups or (), list(families))
+        return cls(saved, count_layers(config.encoder_config) if saved else 0, families, kept)
 
     def of(self, task: Task) -> Group:
         """The group that a task goes on in; a new one joins the first of its family, or the first of all."""
@@ -53,37 +56,51 @@ class KeptGroups:
         return next(alike, self.saved[0])
 
     def as_saved(self, tasks: Sequence[Task]) -> tuple[Group, ...]:
-        """Groups of the new model's tasks that leave apart and together what was so."""
+        """Groups of the new model's tasks that leave apart and together what was so.
+
+        The group with the fewest layers of its own comes first: it has the encoder's, which the others' trunks hold.
+        """
         members: dict[Group, list[str]] = {}
         for task in tasks if self.saved else ():
             members.setdefault(self.of(task), []).append(task.name)
         if len(members) < 2:
             return ()
-        return tuple(Group(names[0], tuple(names), group.private_layers) for group, names in members.items())
+        groups = [Group(names[0], tuple(names), group.private_layers) for group, names in members.items()]
+        return tuple(sorted(groups, key=lambda group: group.private_layers))
 
-    def begun(self, encoder: str, tasks: Sequence[Task], groups: Sequence[Group]) -> dict[str, Group]:
+    def begun(
+        self, encoder: str, config: PreTrainedConfig, tasks: Sequence[Task], groups: Sequence[Group], frozen: bool
+    ) -> dict[str, Group]:
         """New group → the saved group whose layers it begins with, where those are not the encoder's own.
 
         Args:
             encoder: the saved model, as the user wrote it.
+            config: the new encoder's.
             tasks: the new model's.
             groups: the new model's, those that get layers of their own; without any, all tasks are one group: `""`.
+            frozen: whether adapters are trained on the encoder as it is, which the new model then does not hold.
 
         Raises:
             UserError: if tasks are in one group that were in several, or have more layers of their own, or fewer.
         """
         if not self.saved:
             return {}
+        if count_layers(config) != self.layers:
+            raise UserError(
+                f"encoder_config: {encoder} has {self.layers} layers, of which the top ones are those of groups of "
+                "tasks; leave the number of layers as it is"
+            )
         begun: dict[str, Group] = {}
         for group in groups or [Group("", tuple(task.name for task in tasks), 0)]:
-            old = {self.of(task) for task in tasks if task.name in group.tasks and task.name in self.kept}
-            if len(old) > 1 or (groups and any(one.private_layers != group.private_layers for one in old)):
+            own = [task for task in tasks if task.name in group.tasks]
+            old = {self.of(task) for task in own if task.name in self.kept} or {self.of(own[0])}
+            if len(old) > 1 or frozen or (groups and any(one.private_layers != group.private_layers for one in old)):
                 raise UserError(
                     f"heads: keep: the tasks of {encoder} have top layers of their own ({group_list(self.saved)}), and "
                     "go on with them where sharing keeps them apart alike, without lora or with lora.train_encoder; "
                     "leave sharing out, or take one task's model (hf-mtl export)"
                 )
-            begun[group.name] = old.pop() if old else self.saved[0]
+            begun[group.name] = old.pop()
         return {name: old for name, old in begun.items() if old != self.saved[0]}
 
 

@@ -78,6 +78,21 @@ def _override(config: PreTrainedConfig, key: str, value: Any) -> None:
         raise UserError(f"encoder_config.{key}: {value!r} is refused: {error}") from error
 
 
+def outlined_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """The stock base model without its pooler and without values, on the meta device.
+
+    Raises:
+        UserError: if transformers does not make such an encoder, as its config was changed.
+    """
+    try:
+        with torch.device("meta"):
+            encoder: PreTrainedModel = AutoModel.from_config(config)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"encoder ({config.model_type}): cannot be made: {' '.join(str(error).split())}") from error
+    drop_pooler(encoder)
+    return encoder
+
+
 def load_encoder(
     encoder: str, config: PreTrainedConfig, revision: str | None = None, *, in_4bit: bool = False, **access: Any
 ) -> PreTrainedModel:

@@ -22,6 +22,9 @@ from hf_mtl.modeling.layers import layer_list
 Path = tuple[int | str, ...]
 """Where an argument stands in a call: its place or its keyword, then its places in tuples, lists and dicts."""
 
+PACKED = "attn_implementation: with flex_attention rows cannot be copied inside the encoder; use sdpa"
+"""Its masks are no tensors."""
+
 
 class Kind(Enum):
     """What an argument is."""
@@ -101,7 +104,7 @@ def _changed(change: Callable[[Path, Tensor], Tensor], value: Any, path: Path = 
     if type(value) is dict:
         return {key: _changed(change, part, (*path, key)) for key, part in value.items()}
     if isinstance(value, BlockMask):
-        raise UserError("attn_implementation: with flex_attention rows cannot be copied inside the encoder; use sdpa")
+        raise UserError(PACKED)
     return value
 
 

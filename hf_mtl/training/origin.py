@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from hf_mtl.config import encoder_source
 from hf_mtl.config_keys import RunConfig
 from hf_mtl.config_lora import LoraSection
+from hf_mtl.config_sharing import SharingSection
 from hf_mtl.data.tokenizer import load_tokenizer
 from hf_mtl.errors import UserError
 from hf_mtl.hub.contents import saved_record
@@ -22,7 +23,7 @@ from hf_mtl.modeling.base import commit_of, fingerprint
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.building import outlined_parts
 from hf_mtl.modeling.groups import check_private_layers, settle_sharing
-from hf_mtl.modeling.loading import four_bit, load_encoder_config
+from hf_mtl.modeling.loading import four_bit, load_encoder_config, outlined_encoder
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import check_without_adapters, joined, new_part
 from hf_mtl.sources import PACKAGE
@@ -73,7 +74,8 @@ class Origin:
         if self.onto is not None or not asked:
             return None
         if config.training.freeze == "encoder":
-            return "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
+            why = "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
+            return None if config.heads == "keep" else why
         encoder = load_encoder_config(encoder_source(config), config.encoder_config, self.commit, config.heads)
         return settle_sharing(self._sharing(), tasks, encoder, self._lora()).why
 
@@ -88,10 +90,12 @@ class Origin:
         return None if self.config.lora is None else self.config.lora.model_dump()
 
     def _sharing(self) -> dict[str, Any]:
-        """The run file's; nothing is to be found where the encoder is not trained at all."""
-        config, given = self.config, self.config.sharing.model_dump()
-        frozen = config.training.freeze == "encoder" and config.heads != "keep"
-        return given | {"private_layers": 0} if frozen and not isinstance(given["private_layers"], int) else given
+        """The run file's; where the encoder is not trained at all nothing is to be found, only to be kept."""
+        config = self.config
+        given = config.sharing.model_dump()
+        if config.training.freeze != "encoder" or isinstance(given["private_layers"], int):
+            return given
+        return SharingSection().model_dump() if config.heads == "keep" else given | {"private_layers": 0}
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
@@ -138,11 +142,12 @@ def known_commit(source: str) -> str | None:
 
 
 def check_encoder(config: RunConfig, encoder: PreTrainedConfig) -> None:
-    """Looks whether an encoder can carry a run's adapters and private layers: before rows are read, which takes long.
+    """Looks whether there can be such an encoder with a run's adapters and private layers: before rows are read.
 
     Raises:
         UserError: if it cannot.
     """
+    outlined_encoder(encoder)
     if config.lora is not None:
         check_targets(encoder, config.lora.model_dump())
     if isinstance(config.sharing.private_layers, int) and config.sharing.private_layers:

@@ -186,9 +186,8 @@ class MultiTaskTrainer:
 
     def _run(self) -> RunState:
         """All steps that are left."""
-        self.stamp = stamp = identity(
-            self.config, self.prepared, fingerprint(self.model.encoder), self.start.commit, self.start.stamp
-        )
+        begun = "-".join(fingerprint(part) for _, part in self.model.body.parts())
+        self.stamp = stamp = identity(self.config, self.prepared, begun, self.start.commit, self.start.stamp)
         checkpoint = self.folder.newest()
         step = checkpoint.step if checkpoint else 0
         refuse_unequal(self.accelerator, step, "the same checkpoint; give them an output_dir that all of them see")

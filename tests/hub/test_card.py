@@ -127,8 +127,10 @@ def test_a_card_changed_by_hand_is_kept_and_an_unchanged_one_is_written_anew(tmp
 def test_the_card_tells_which_tasks_have_layers_of_their_own(model: Path, tmp_path: Path) -> None:
     told = "Tasks have top layers of their own (topic: 1; names: 1), the others are everybody's."
     assert told in ModelCard.load(model / "README.md").text
-    shared = trained(tmp_path, sharing={"private_layers": 0})
-    assert "layers of their own" not in ModelCard.load(shared / "README.md").text
+    for number, keys in enumerate(({"sharing": {"private_layers": 0}}, {"sharing": {"private_layers": 1}, "lora": {}})):
+        (tmp_path / str(number)).mkdir()
+        other = trained(tmp_path / str(number), **keys)
+        assert "layers of their own" not in ModelCard.load(other / "README.md").text
 
 
 @pytest.mark.parametrize("card", ["", "Some words of mine.\n"])
