@@ -19,8 +19,8 @@ class SharingSection(Section):
     private_layers: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
     """How many top layers every group of tasks keeps for itself; auto: a third where groups differ; 0 for none.
 
-    By default auto where the encoder itself is trained, without adapters; else 0. With `heads: keep` as the saved model
-    has it.
+    By default auto where the encoder itself is trained, without adapters, and is of a tested type; else 0. With
+    `heads: keep` as the saved model has it.
     """
     groups: Literal["family", "task"] | Annotated[list[Names], Field(min_length=1)] = "family"
     """Whose top layers are the same: family, those of tasks about whole texts and of tasks about words; task; lists."""
