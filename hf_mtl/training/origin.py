@@ -21,7 +21,7 @@ from hf_mtl.inference.pipeline import saved_tokenizer
 from hf_mtl.modeling.adapters import check_targets
 from hf_mtl.modeling.base import commit_of, fingerprint
 from hf_mtl.modeling.body import Body
-from hf_mtl.modeling.building import outlined_parts
+from hf_mtl.modeling.building import Plan, outlined_parts
 from hf_mtl.modeling.groups import check_private_layers, settle_sharing
 from hf_mtl.modeling.loading import four_bit, load_encoder_config, outlined_encoder
 from hf_mtl.modeling.model import MultiTaskModel
@@ -65,7 +65,7 @@ class Origin:
         Raises:
             UserError: for all that `model` refuses, except weights that cannot be read.
         """
-        return outlined_parts(*self._made_of(tasks))
+        return outlined_parts(Plan.of(*self._made_of(tasks)))
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
         """Why no layers are private, where the run file asks for as many as can be found."""
