@@ -119,7 +119,8 @@ def group_weights(source: str, group: str, revision: str | None = None) -> dict[
         files, _ = get_checkpoint_shard_files(
             source, str(cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **where)), **where
         )
-    found, prefix = {}, f"private.{group}."
+    found: dict[str, Tensor] = {}
+    prefix = f"private.{group}."
     for file in files:
         with safe_open(file, "pt") as weights:
             names = [name for name in list(weights.keys()) if name.startswith(prefix)]

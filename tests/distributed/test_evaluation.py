@@ -17,7 +17,7 @@ from hf_mtl.batching.collator import Collator
 from hf_mtl.evaluation.splits import evaluate_split, tuned_thresholds
 from hf_mtl.modeling.model import MultiTaskModel
 from tests.distributed.launch import work_together
-from tests.test_evaluator import ROWS, encode, make_model, tuning_config
+from tests.evaluated import ROWS, encode, make_model, tuning_config
 
 LONG = max((row for row in ROWS if row["pos"]), key=lambda row: len(row["tokens"]))
 SHORT = {**LONG, "tokens": ["book"], "slots": ["O"], "pos": ["NOUN"]}
