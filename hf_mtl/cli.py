@@ -1,5 +1,6 @@
 """The command line: one thin function a command. Libraries are imported when a command needs them."""
 
+import io
 import json
 import os
 import sys
@@ -283,6 +284,9 @@ def _progress(console: Console) -> Callable[[str], None]:
 
 def main() -> None:
     """Runs the command line. A fault of the user's input is one message on stderr and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Half a surrogate pair, in a text or the name of a file, is no UTF-8; as an escape it is what JSON calls it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except FinishedError as error:

@@ -121,7 +121,7 @@ class TaskConfig(Section):
     threshold: Share | Literal["tune"] | None = None
     """The probability from which a label of a multi-label task holds (0.5 if null), or tune on validation."""
     normalise_labels: bool = False
-    """Whether labels that differ by case or blanks alone are one, in its most frequent spelling."""
+    """Whether labels that differ in spelling alone are one, in its most frequent spelling."""
     label_separator: Text | None = None
     """What stands between the labels of a multi-label cell that is text."""
 

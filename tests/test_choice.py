@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from hf_mtl.data.report import left_out, shared_texts
+from hf_mtl.data.left_out import left_out
+from hf_mtl.data.report import shared_texts
 from hf_mtl.errors import DataError
 from tests.test_preparation import NAMES, TOPIC, config_of, prepare, sequences_of
 from tests.tiny import tiny_tokenizer
@@ -172,3 +173,34 @@ def test_pairs_without_a_text_are_left_out_as_such_and_not_for_their_length(tmp_
         "d train: 1 rows of fewer than 5 characters (min_characters) left out: 3",
         "d train: 4 rows without text left out: 2, 4, 5, 6",
     ]
+
+
+def test_a_label_that_cannot_be_read_is_no_other_label_and_is_refused(tmp_path):
+    rows = [row("a b", 1), row("a b", "x"), row("c d", 2), row("a b", "x")]
+    regression = {"topic": TOPIC | {"problem_type": "regression"}}
+    with pytest.raises(DataError) as found:
+        read(tmp_path, rows, regression, drop_conflicts=True, drop_duplicates=True)
+    assert [line.split(":")[0].rpartition("/")[2] for line in str(found.value).splitlines()] == [
+        "rows.jsonl row 2",
+        "rows.jsonl row 4",
+    ]
+
+
+def test_what_empties_a_split_is_told(tmp_path):
+    told = []
+    files = {"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "v.jsonl")}
+    (tmp_path / "v.jsonl").write_text(json.dumps(row("far too long a text", "music")) + "\n", encoding="utf-8")
+    config = config_of(tmp_path, ROWS, TEXTS | {"max_characters": 10, "data_files": files}, {"topic": TOPIC})
+    prepare(config, tiny_tokenizer("wordpiece", 16), progress=told.append)
+    assert told[-1] == (
+        "d: split validation is left out, for none of its rows can be used: "
+        "1 rows of more than 10 characters (max_characters) left out: 1"
+    )
+
+
+def test_pairs_without_text_are_no_leaks(tmp_path):
+    pair = [{"text": "", "second": "", "topic": "music"}, {"text": "a", "second": "b", "topic": "music"}]
+    options = {"text_pair_column": "second"}
+    _, _, found, config = read(tmp_path, pair, validation=pair[:1] + [pair[1] | {"second": "c"}], **options)
+    splits = {name: sequences.rows for name, sequences in found.items()}
+    assert list(shared_texts(splits, config.datasets["d"])) == ["0 of 2 texts of validation stand in train too"]

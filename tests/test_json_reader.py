@@ -100,3 +100,53 @@ class TestJson:
         assert "not gzip" in refusal(written(tmp_path, "a.jsonl.gz", LINES))
         packed = gzip.compress((LINES * 200).encode())
         assert "cut off or damaged" in refusal(written(tmp_path, "b.jsonl.gz", packed[: len(packed) // 2]))
+
+
+class TestDataColumn:
+    """A column called "data" that holds objects is a row's own, and no list of rows."""
+
+    ENTITIES = [{"start": 0, "end": 1, "label": "x"}]
+
+    @pytest.mark.parametrize("data", [ENTITIES, []])
+    @pytest.mark.parametrize(
+        ("order", "indent"), [(("text", "data"), None), (("data", "text"), None), (("text", "data"), 1)]
+    )
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_rows_with_it_are_rows(self, tmp_path, data, order, rows, indent):
+        row = {key: {"text": "a b", "data": data}[key] for key in order}
+        content = "".join(json.dumps(row, indent=indent) + "\n" for _ in range(rows))
+        assert values(read(written(tmp_path, "a.jsonl", content), wanted=("text", "data"))) == [row] * rows
+
+    def test_rows_of_nothing_else_are_rows_if_there_are_several(self, tmp_path):
+        content = '{"data": [{"text": "a"}]}\n'
+        assert values(read(written(tmp_path, "a.jsonl", content), wanted=("text",))) == [{"text": "a"}]
+        twice = read(written(tmp_path, "b.jsonl", content * 2), wanted=("text",))
+        assert values(twice) == [{"data": [{"text": "a"}]}] * 2
+
+    def test_a_wanted_column_behind_a_list_over_several_lines_is_refused(self, tmp_path):
+        content = json.dumps({"data": self.ENTITIES, "text": "a b"}, indent=1)
+        told = refusal(written(tmp_path, "a.json", content), wanted=("text",))
+        assert "the column 'text' beside them" in told
+
+    @pytest.mark.parametrize("indent", [None, 1])
+    def test_rows_under_two_keys_are_refused(self, tmp_path, indent):
+        once = json.dumps({"data": ROWS, "more": 1}, indent=indent)
+        content = once[:-1].rstrip() + "," + once[1:]
+        told = refusal(written(tmp_path, "a.json", content), wanted=("text",))
+        assert "the key 'data' stands twice" in told
+
+    def test_bytes_beside_the_list_are_checked(self, tmp_path):
+        content = json.dumps({"data": ROWS, "by": "@"}, indent=1).encode().replace(b"@", b"\xff")
+        assert "byte 0xFF is not UTF-8" in refusal(written(tmp_path, "a.json", content), wanted=("text",))
+
+
+def test_an_error_within_an_array_is_near_what_is_told_and_on_its_line(tmp_path):
+    content = '[{"text": "a"},\n{"text": "b"},\n{"text": "c" "label": "y"}]'
+    told = refusal(written(tmp_path, "a.json", content))
+    assert told.startswith("a.json row 3 (line 3): not JSON:")
+    assert "character" not in told
+
+
+def test_the_key_that_stands_twice_is_named_in_a_wide_row_too(tmp_path):
+    keys = ", ".join(f'"k{number}": 1' for number in range(20_000))
+    assert "the key 'k7' stands twice" in refusal(written(tmp_path, "a.jsonl", f'{{{keys}, "k7": 2}}\n'))

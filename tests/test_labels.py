@@ -1,4 +1,4 @@
-"""Labels that differ by case or blanks alone: refused with the pairs, or folded into the most frequent spelling."""
+"""Labels that differ in spelling alone: refused with the pairs, or folded into the most frequent spelling."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_spellings_of_one_label_are_refused_with_how_often_each_occurs(tmp_path)
         found_labels(SPELT, normalise=False)
     for told in (r"'bad' (2), 'BAD' (1), 'bad\xa0' (1)", "'good ' (2), 'Good' (1)", "normalise_labels: true"):
         assert told in str(found.value)
-    with pytest.raises(DataError, match="data set d, column topic, task topic: labels that differ by case or blanks"):
+    with pytest.raises(DataError, match="data set d, column topic, task topic: labels that differ in spelling alone"):
         prepared(tmp_path, rows_of(SPELT), {"text_column": "text"}, {"topic": TOPIC})
 
 
@@ -58,3 +58,42 @@ def test_two_spellings_in_a_list_are_refused_where_the_column_is_known(tmp_path)
 
 def test_words_that_upper_case_alone_makes_equal_stay_apart():
     assert found_labels(["Maße", "Masse", "masse"], normalise=True) == ["Masse", "Maße"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["caf\u00e9", "cafe\u0301"], r"'cafe\u0301' (1), 'caf\xe9' (1)"),
+        (["good", "good\u200b"], r"'good' (1), 'good\u200b' (1)"),
+        (["1", "1.0", "0"], "'1' (1), '1.0' (1)"),
+    ],
+)
+def test_what_looks_or_counts_the_same_is_one_label_in_two_spellings(labels, told):
+    with pytest.raises(LabelError) as found:
+        found_labels(labels, normalise=False)
+    assert told in str(found.value)
+
+
+def test_versions_are_no_whole_numbers():
+    assert found_labels(["1.0", "1.1", "10", "1.0.0"], normalise=False) == ["1.0", "1.0.0", "1.1", "10"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "row"), [(["good", "good", "Good"], 3), (["1", "2", 1, "1"], 3), ([["a"], ["a", "b"], ["A"], ["a"]], 3)]
+)
+def test_a_row_with_the_rarest_is_named(tmp_path, labels, row):
+    with pytest.raises(DataError, match=rf"stands for example in .*rows\.jsonl row {row}$"):
+        prepared(tmp_path, rows_of(labels), {"text_column": "text"}, {"topic": TOPIC})
+
+
+def test_a_column_of_what_is_no_label_is_refused_with_a_row(tmp_path):
+    with pytest.raises(DataError, match=r"label {'a': 1} is an object; .* for example in .*rows\.jsonl row 2$"):
+        prepared(tmp_path, rows_of([None, {"a": 1}, {"b": 2}]), {"text_column": "text"}, {"topic": TOPIC})
+
+
+def test_digits_without_end_are_a_label(tmp_path):
+    digits = "7" * 5000
+    assert found_labels([digits, "1"]) == ["1", digits]
+    assert LabelIndex(["a", "b"], "topic", normalise=True).places == {"a": 0, "b": 1}
+    with pytest.raises(LabelError, match="is not in label_list"):
+        LabelIndex(["a", "b"], "topic")(digits)

@@ -216,3 +216,28 @@ def test_a_csv_is_read_as_it_is_said_to_be_written(pipe, tmp_path):
     other.write_text('{"text": "a"}\n', encoding="utf-8")
     with pytest.raises(UserError, match="csv is for .csv and .tsv files"):
         predict_file(pipe, other, csv=csv)
+
+
+def test_a_first_row_without_text_is_named_and_no_column_is_missed(pipe, tmp_path):
+    source = write_lines(tmp_path / "rows.jsonl", [{"id": 1}, {"id": 2, "text": "a"}, {"id": 3}])
+    with pytest.raises(UserError) as found:
+        predict_file(pipe, source)
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in str(found.value).splitlines()] == [
+        "rows.jsonl row 1",
+        "rows.jsonl row 3",
+    ]
+
+
+def test_one_column_is_not_both_texts_of_a_pair(pipe, tmp_path):
+    source = write_lines(tmp_path / "rows.jsonl", [{"text": "a"}])
+    with pytest.raises(UserError, match="text_pair_column: 'text' is the text_column, too"):
+        predict_file(pipe, source, text_pair_column="text")
+
+
+def test_a_pair_of_long_texts_takes_no_longer_than_its_texts(pipe, tmp_path):
+    """What a tokenizer cuts off of two texts in every combination would be some gigabytes here."""
+    rows = [{"text": "Book a table " * 20_000, "second": "Rate this book " * 20_000}]
+    source, out = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    assert predict_file(pipe, source, out, text_pair_column="second") == 1
+    short = {"text": "Book a table " * 100, "text_pair": "Rate this book " * 101}
+    assert lines(out)[0]["same"] == pipe(short)["same"]

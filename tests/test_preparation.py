@@ -7,8 +7,8 @@ import datasets
 import pytest
 
 from hf_mtl.config import load_config
+from hf_mtl.data.left_out import left_out
 from hf_mtl.data.preparation import Prepared, prepare
-from hf_mtl.data.report import left_out
 from hf_mtl.errors import DataError
 from tests.tiny import tiny_tokenizer
 
@@ -211,7 +211,10 @@ def test_a_test_split_without_labels_is_left_out_with_a_word_and_no_other_is(tmp
     memory = {"d": datasets.DatasetDict(train=rows(0), test=rows(-1))}
     found = prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory, progress=said.append)
     assert list(found.sequences["d"]) == ["train"]
-    assert said[1] == "d: split test is left out, for none of its 2 rows can be used"
+    assert said[1] == (
+        "d: split test is left out, for none of its rows can be used: "
+        "2 rows without a label for any task left out: 1, 2"
+    )
     with pytest.raises(DataError, match="split test: no row can be used .2 rows"):
         prepare(config, tiny_tokenizer("wordpiece", 16), memory=memory, tasks=found.tasks, wanted=["test"])
     memory = {"d": datasets.DatasetDict(train=rows(-1))}

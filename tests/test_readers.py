@@ -1,5 +1,7 @@
 """Text, CoNLL, the names of files, and awkward files of every format: read right, or refused."""
 
+import gzip
+import os
 import random
 from pathlib import Path
 
@@ -196,3 +198,44 @@ def test_rows_read_together_are_the_rows_read_one_by_one(tmp_path, monkeypatch, 
         assert (repr(records), messages) == (repr(expected[0]), expected[1])
         assert not expected[2]
     assert together > 50
+
+
+class TestOtherContent:
+    """What is no text is told by its first bytes."""
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (b"PK\x03\x04 and more", "a zip archive, as Excel's .xlsx are"),
+            (b"PAR1 and more", "a parquet file; write path: parquet"),
+            ('{"text": "a"}\n'.encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ],
+    )
+    @pytest.mark.parametrize("format", ["json", "csv", "text"])
+    def test_it_is_named(self, tmp_path, content, told, format):
+        assert told in refusal(written(tmp_path, "a.x", content), format)
+
+    def test_what_is_packed_twice_is_told(self, tmp_path):
+        path = written(tmp_path, "a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "a"}\n')))
+        assert "packed twice" in refusal(path)
+
+
+class TestNames:
+    def test_a_pipe_and_a_name_too_long_and_a_link_to_nothing_are_refused(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.jsonl")
+        (tmp_path / "link.jsonl").symlink_to("gone.jsonl")
+        for name, told in (
+            ("pipe.jsonl", "is a pipe or a device"),
+            ("x" * 300 + ".jsonl", "cannot be opened"),
+            ("link.jsonl", "is a link to gone.jsonl, which is not there"),
+        ):
+            with pytest.raises(DataError, match=told):
+                source_files("datasets.d.data_files", name, tmp_path)
+
+
+def test_a_line_of_bad_bytes_is_told_once_and_is_no_row(tmp_path):
+    problems = Problems()
+    path = written(tmp_path, "a.txt", b"a\n\xff\nb\n")
+    found = list(read_blocks(SourceFile("a.txt", path), ReadOptions("text"), problems))
+    assert [record.values["text"] for record in found] == ["a", "b"]
+    assert problems.count == 1

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from hf_mtl.errors import DataError
 from tests.row_splits import ROWS, cells, load, refusal, write_lines
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -104,6 +107,39 @@ class TestLibrary:
         assert refusal(tmp_path, path="parquet", data_files="a.parquet").startswith(
             "a.parquet (split train of data set"
         )
+
+    def test_a_parquet_file_that_cannot_be_used_is_told_in_one_message(self, tmp_path, capfd):
+        pq.write_table(pa.table({"text": pa.array([], pa.string()), "label": []}), tmp_path / "empty.parquet")
+        twice = pa.table([["a"], ["x"], ["y"]], names=["text", "label", "label"])
+        pq.write_table(twice, tmp_path / "twice.parquet")
+        told = {name: refusal(tmp_path, path="parquet", data_files=f"{name}.parquet") for name in ("empty", "twice")}
+        assert "has no rows; name a file with rows" in told["empty"]
+        assert "the column 'label' stands twice among text, label, label" in told["twice"]
+        assert capfd.readouterr() == ("", "")
+
+    def test_files_of_other_types_are_told_apart(self, tmp_path):
+        for name, kind in (("a", pa.int32()), ("b", pa.int64())):
+            pq.write_table(pa.table({"text": ["a"], "label": pa.array([1], kind)}), tmp_path / f"{name}.parquet")
+        told = refusal(tmp_path, path="parquet", data_files=["a.parquet", "b.parquet"])
+        assert told.startswith("b.parquet: column 'label' holds int64, and in a.parquet it holds int32")
+
+    @pytest.mark.parametrize("column", ["text", "label"])
+    def test_bytes_in_a_parquet_text_are_named_with_their_row(self, tmp_path, column):
+        offsets = np.array([0, 1, 4, 5], np.int32)
+        bad = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(b"ash\xe9b"))
+        good = pa.array(["x", "y", "z"])
+        columns = {name: bad if name == column else good for name in ("text", "label")}
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+        split = load(tmp_path, path="parquet", data_files="a.parquet")["train"]
+        with pytest.raises(DataError, match=rf"^a.parquet row 2: column '{column}': byte 0xE9 is not UTF-8; write"):
+            split.batch(0, 3)
+
+    def test_a_saved_data_set_is_read(self, tmp_path):
+        datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+        split = load(tmp_path, path="./saved")["train"]
+        assert cells(split, "text") == [row["text"] for row in ROWS]
+        datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "splits")
+        assert len(load(tmp_path, path="./splits")["train"]) == len(ROWS)
 
     def folder(self, tmp_path: Path) -> None:
         (tmp_path / "set").mkdir()

@@ -49,6 +49,16 @@ class TestCells:
         assert cells(split, "tokens") == [["a", "b"], ["a b", "c"], ["x"]]
         assert cells(split, "label") == ["O B-x", ["O", "["], "[y"]
 
+    @pytest.mark.parametrize("cell", ["['a', 'b']", "\"['to', 'Berlin']\"", "['a' 'b']"])
+    def test_a_list_as_python_prints_it_is_refused(self, tmp_path, cell):
+        (tmp_path / "a.csv").write_text(f"text;label\na b;{cell}\n", encoding="utf-8")
+        told = refusal(tmp_path, path="csv", data_files="a.csv", csv={"sep": ";"})
+        assert told.startswith("a.csv row 1 (line 2): column 'label' holds a list as Python prints it, [")
+
+    def test_a_label_may_stand_in_brackets(self, tmp_path):
+        (tmp_path / "a.csv").write_text("text,label\na b,[/b]\nc d,[x] y\n", encoding="utf-8")
+        assert cells(load(tmp_path, path="csv", data_files="a.csv")["train"], "label") == ["[/b]", "[x] y"]
+
     def test_half_a_surrogate_pair_is_refused(self, tmp_path):
         (tmp_path / "a.jsonl").write_text('{"text": "ok \\ud83d\\ude00"}\n{"text": "no \\ud83d"}\n', encoding="utf-8")
         message = refusal(tmp_path, data_files="a.jsonl", labels=())
@@ -210,3 +220,18 @@ class TestSplits:
     def test_a_share_that_cannot_be_cut_is_refused(self, tmp_path):
         message = refusal(tmp_path, memory=[{"text": "same", "label": 1}] * 9, splits={"validation": 0.1})
         assert message.startswith("datasets.reviews.splits.validation: 0.1 cannot be cut from train")
+
+
+class TestSeveralFiles:
+    def test_a_column_misspelt_in_one_of_them_is_refused(self, tmp_path):
+        (tmp_path / "a.csv").write_text("text,label\na b,x\n", encoding="utf-8")
+        (tmp_path / "b.csv").write_text("text,lable\nc d,y\n", encoding="utf-8")
+        told = refusal(tmp_path, path="csv", data_files=["a.csv", "b.csv"])
+        assert told == "b.csv has no column 'label', which other files have, but 'lable'; rename it"
+
+    def test_a_file_may_be_without_a_column_or_have_another_of_the_kind(self, tmp_path):
+        (tmp_path / "a.csv").write_text("text,label\na b,x\n", encoding="utf-8")
+        (tmp_path / "b.csv").write_text("text,label2\nc d,y\n", encoding="utf-8")
+        (tmp_path / "c.csv").write_text("text\ne f\n", encoding="utf-8")
+        found = load(tmp_path, path="csv", data_files=["a.csv", "b.csv", "c.csv"])["train"]
+        assert cells(found, "label") == ["x", None, None]

@@ -67,7 +67,7 @@ def test_blanks_at_the_edges_of_a_span_do_not_count():
         ([span(-1, 6)], "from 0 on"),
         ([span(6, 6)], "its end is not behind its start"),
         ([span(0, 6, "")], "has an empty label"),
-        ([span(0, 6, None)], "label None"),
+        ([span(0, 6, None)], "has no label"),
         ([span(0, 6), span(4, 9)], r"spans 0–6 \(place\) and 4–9 \(place\) overlap"),
         ([span(0, 9), span(2, 4)], "overlap"),
         ([span(0, 6), span(0, 6, "other")], "overlap"),
@@ -201,3 +201,11 @@ def test_labels_of_spans_may_be_places_in_the_names_of_the_data_set(tmp_path):
     wrong = datasets.Dataset.from_dict({"text": [LONDON], "spans": [[span(0, 5, -1)]]}, features=features)
     with pytest.raises(DataError, match=r"d.train. row 1: column 'spans': .*-1 has no name"):
         prepare(config, tiny_tokenizer("wordpiece", 16), memory={"d": wrong})
+
+
+@pytest.mark.parametrize(
+    ("label", "told"), [(None, "has no label"), (" ", "has an empty label"), ("O", "labelled O, which means no entity")]
+)
+def test_a_span_needs_a_label_that_says_something(label, told):
+    with pytest.raises(LabelError, match=told):
+        read_spans([{"start": 0, "end": 1, "label": label}])

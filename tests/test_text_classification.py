@@ -8,7 +8,7 @@ from hf_mtl.config_keys import TaskConfig
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Window
-from hf_mtl.tasks.text_classification import MULTI, REGRESSION, SINGLE, TextClassification
+from hf_mtl.tasks.text_classification import MULTI, REGRESSION, SINGLE, TextClassification, read_number
 
 ONE = [Window([1], [(0, 1)], [0])]
 
@@ -180,3 +180,30 @@ def test_a_multi_label_answer_depends_on_the_threshold():
     answer = task.join([({"label": [1]}, torch.tensor([0.5, 0.4, 0.9]).numpy())])
     assert answer.prediction == [1, 0, 1]
     assert answer.reference == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [[1, 0], [0, 1]],
+        [[0, 1], None, [], [1, 0]],
+        [[True, False], [False, True]],
+        [[1, 0, 0], [0, 1, 0]],
+        [[1.0, 0.0]],
+    ],
+)
+@pytest.mark.parametrize("listed", [{}, {"label_list": ["neg", "pos"]}])
+def test_a_0_or_1_for_every_label_is_refused(cells, listed):
+    with pytest.raises(LabelError, match=r"look like a 0 or 1 for every label; list the labels that the row has"):
+        built(cells, **listed)
+
+
+@pytest.mark.parametrize("cells", [[[1, 0], [0]], [[0], [1]], [[1, 0], [2, 0]], [["0", "1"]]])
+def test_lists_of_numbers_are_labels_where_some_row_shows_it(cells):
+    assert built(cells)[0].spec.label_list in (["0", "1"], ["0", "1", "2"])
+
+
+@pytest.mark.parametrize("cell", [10**400, 1e39, b"1.5", "9" * 400])
+def test_a_number_that_float32_does_not_hold_is_refused(cell):
+    with pytest.raises(LabelError, match=r"is not a number|float32 holds at most"):
+        read_number(cell)

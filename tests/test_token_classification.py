@@ -10,7 +10,8 @@ from hf_mtl.data.texts import WordError, find_words, join_words
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.task import Window
-from hf_mtl.tasks.token_classification import IGNORED, TokenClassification, word_pieces
+from hf_mtl.tasks.token_classification import IGNORED, TokenClassification
+from hf_mtl.tasks.word_pieces import word_pieces
 from tests.tiny import tiny_tokenizer
 
 LABELS = ["O", "B-city", "I-city"]
@@ -178,3 +179,13 @@ def test_a_row_that_cannot_be_read_is_passed_over_by_the_weights():
     assert made.class_weight is not None
     with pytest.raises(LabelError, match="'B-sea' of task ner is not in label_list"):
         read(["B-sea"])
+
+
+def test_tags_of_several_kinds_are_refused():
+    with pytest.raises(LabelError, match=r"labels of several kinds: integer \(1\), text \('O'\)"):
+        built([[1, "O"]])
+
+
+def test_types_that_differ_in_spelling_alone_are_refused_whatever_their_prefix():
+    with pytest.raises(LabelError, match="differ in spelling alone: 'Per' .*'per'|'per' .*'Per'"):
+        built([["B-per", "I-Per", "O"]])

@@ -1,9 +1,9 @@
 """The columns of a data set that are read, and what a cell of each may hold."""
 
-import contextlib
 import difflib
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ def _plain(value: Any) -> Any:
     raise TypeError
 
 
+_PYTHON_LIST = re.compile(r"\[\s*['\"{(].*\]\s*$", re.DOTALL)
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
 
 
@@ -187,8 +188,14 @@ def _label(column: str, cell: Any, from_csv: bool) -> str | None:
     if is_null(cell):
         return None
     if from_csv and cell.startswith("["):
-        with contextlib.suppress(ValueError, RecursionError):  # A label may begin with a bracket, too.
+        try:
             cell = json.loads(cell)
+        except (ValueError, RecursionError):  # A label may begin with a bracket, too.
+            if _PYTHON_LIST.match(cell):
+                raise CellError(
+                    f"column {column!r} holds a list as Python prints it, {cell[:40]}; write it as JSON does "
+                    '(json.dumps), ["a", "b"]'
+                ) from None
     try:
         return _encodable(column, _TO_JSON(cell))
     except TypeError:

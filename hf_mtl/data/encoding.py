@@ -14,6 +14,7 @@ from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.records import Problems
 from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.texts import WordError, find_words, join_words
+from hf_mtl.data.tokenizer import cut_pairs
 from hf_mtl.tasks.labels import LabelError
 from hf_mtl.tasks.spans import check_within, span_words
 from hf_mtl.tasks.task import Task, Window
@@ -238,12 +239,15 @@ class RowEncoder:
         self, kept: list[int], texts: dict[int, str], pairs: dict[int, str]
     ) -> Iterator[tuple[int, list[Window], list[int] | None]]:
         """(place in the batch, windows, token types) of each row."""
+        first = [texts[offset] for offset in kept]
         pair = [pairs[offset] for offset in kept] if self.config.text_pair_column else None
+        if pair is not None:
+            first, pair = cut_pairs(self.tokenizer, first, pair, self.max_length)
         options: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
         if self.windowed:
             options |= {"return_overflowing_tokens": True, "stride": self.max_length // WINDOW_OVERLAP}
         encoded = self.tokenizer(
-            [texts[offset] for offset in kept],
+            first,
             pair,
             return_offsets_mapping=self.tokenizer.is_fast,
             return_special_tokens_mask=True,
@@ -252,9 +256,9 @@ class RowEncoder:
         )
         owners = encoded.get("overflow_to_sample_mapping", range(len(encoded["input_ids"])))
         windows: list[list[Window]] = [[] for _ in kept]
-        first: dict[int, int] = {}
+        places: dict[int, int] = {}
         for place, owner in enumerate(owners):
-            first.setdefault(owner, place)
+            places.setdefault(owner, place)
             ids = encoded["input_ids"][place]
             offsets = encoded["offset_mapping"][place] if self.tokenizer.is_fast else [(0, 0)] * len(ids)
             windows[owner].append(Window(ids, offsets, encoded["special_tokens_mask"][place]))
@@ -263,7 +267,7 @@ class RowEncoder:
             if not self.windowed and self.tokenizer.is_fast:
                 longer = bool(encoded.encodings[owner].overflowing)
             self.summary.over_length += longer
-            yield offset, windows[owner], encoded["token_type_ids"][first[owner]] if pair is not None else None
+            yield offset, windows[owner], encoded["token_type_ids"][places[owner]] if pair is not None else None
 
     def _lay_on(
         self, row: int, labels: Mapping[str, Any], windows: list[Window], words: list[tuple[int, int]] | None

@@ -68,6 +68,20 @@ class SourceFile:
         with self.path.open("rb") as file:
             return file.read(2) == b"\x1f\x8b"
 
+    def other_format(self) -> str | None:
+        """What the first bytes show the file to be if it is no text in UTF-8, or marked with its encoding."""
+        with self._open_bytes() as file:
+            first = file.read(64)
+        if first.startswith(b"\x1f\x8b"):
+            return "packed twice with gzip; unpack it once"
+        if first.startswith(b"PK\x03\x04"):
+            return "a zip archive, as Excel's .xlsx are; unpack it, or save the table as csv in UTF-8"
+        if first.startswith(b"PAR1"):
+            return "a parquet file; write path: parquet"
+        if b"\0" in first and not first.startswith(tuple(BYTE_ORDER_MARKS)):
+            return "holds null bytes, as UTF-16 without a byte order mark does; save it as UTF-8"
+        return None
+
     def digest(self) -> str:
         """sha256 of the bytes."""
         with self.path.open("rb") as file:
@@ -136,10 +150,20 @@ def _files_of_split(typed: list[str], base_dir: Path) -> list[SourceFile]:
 
 def _files(typed: str, base_dir: Path) -> list[SourceFile]:
     path = base_dir / os.path.expanduser(typed)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(f"{typed} is a link to {os.readlink(path)}, which is not there") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{typed} cannot be opened ({error})") from None
     if path.is_dir():
         raise DataError(f"{typed} is a folder; name files, for example {typed.rstrip('/')}/*.jsonl")
-    if path.exists():
+    if path.is_file():
         return [SourceFile(typed, path)]
+    if path.exists():
+        # A file is read several times: for its hash, its shape and its rows.
+        raise DataError(f"{typed} is a pipe or a device; write its rows to a file")
     if not glob.has_magic(typed):
         raise DataError(_not_there(typed, path))
     names = sorted(glob.glob(os.path.expanduser(typed), root_dir=base_dir, recursive=True))

@@ -1,7 +1,7 @@
 """JSON files: an object a line, one array of objects, or {"data": [objects]}; read piece by piece."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TextIO
 
 from hf_mtl.data.files import SourceFile, bad_byte
@@ -16,7 +16,7 @@ _LONGEST_TOKEN = 12
 
 def read_json(source: SourceFile, options: ReadOptions, problems: Problems) -> Iterator[Record | Block]:
     """The rows of a JSON file in any of its shapes (objects behind one another may span lines, too)."""
-    rows = _ROWS.get(_shape(source))
+    rows = _ROWS.get(_shape(source, options.wanted))
     if rows is None:
         yield from _read_lines(source, problems)
         return
@@ -24,7 +24,7 @@ def read_json(source: SourceFile, options: ReadOptions, problems: Problems) -> I
         stream = _Stream(text)
         row = 0
         try:
-            for value in rows(stream):
+            for value in rows(stream, options.wanted):
                 row += 1
                 problem = None if isinstance(value, dict) else _NOT_OBJECT.format(kind(value))
                 if (byte := bad_byte(stream.raw)) is not None:
@@ -35,15 +35,24 @@ def read_json(source: SourceFile, options: ReadOptions, problems: Problems) -> I
                     problems.add(f"{place(source.name, row, stream.start_line)}: {problem}")
         except (ValueError, RecursionError) as error:
             where = place(source.name, row + 1, stream.line_of(error))
-            raise DataError(f"{where}: {not_json(error, stream.buffer)}; what follows is not read") from error
+            raise DataError(
+                f"{where}: {not_json(error, stream.buffer, of_line=False)}; what follows is not read"
+            ) from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice!r} stands twice in an object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            _new_key(key, seen)
     return values
+
+
+def _new_key(key: str, seen: set[str]) -> None:
+    if key in seen:
+        raise ValueError(f"the key {key!r} stands twice in an object")
+    seen.add(key)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
@@ -84,12 +93,13 @@ def _object(line: str) -> tuple[dict[str, Any], str | None]:
     return values, None
 
 
-def not_json(error: Exception, text: str) -> str:
-    """What is wrong with a piece of JSON, and where it is."""
+def not_json(error: Exception, text: str, *, of_line: bool = True) -> str:
+    """What is wrong with a piece of JSON, and where it is: in its line, if the text is one (`of_line`)."""
     if not isinstance(error, json.JSONDecodeError):
         return f"not readable as JSON: {error}; mend it"
     near = text[max(0, error.pos - 20) : error.pos + 20].strip()
-    return f"not JSON: {error.msg} (character {error.pos + 1}, near {near!r}); mend it, or write the file anew"
+    where = f"character {error.pos + 1}, near {near!r}" if of_line else f"near {near!r}"
+    return f"not JSON: {error.msg} ({where}); mend it, or write the file anew"
 
 
 class _Stream:
@@ -170,7 +180,7 @@ class _Stream:
         self.buffer, self.position = held + chunk, 0
 
 
-def _shape(source: SourceFile) -> str:
+def _shape(source: SourceFile, wanted: Collection[str]) -> str:
     """Lines, array, wrapped or values. What is none of these is taken for lines, so that errors are named by line."""
     with source.open_text() as text:
         stream = _Stream(text)
@@ -178,13 +188,35 @@ def _shape(source: SourceFile) -> str:
             return "array"
         line = stream.line
         try:
-            if stream.peek() == "{" and _enter_data(stream):
+            if stream.peek() == "{" and _enter_data(stream, wanted, None):
                 stream.take("[")
                 # A list of anything but objects is a row's own column.
-                return "wrapped" if stream.peek() in ("{", "]") else "lines"
+                if stream.peek() not in ("{", "]"):
+                    return "lines"
+                return "lines" if _is_row(source, wanted) else "wrapped"
         except (ValueError, RecursionError):
             return "lines"
         return "lines" if stream.line == line else "values"
+
+
+def _is_row(source: SourceFile, wanted: Collection[str]) -> bool:
+    """Whether an object on the first line, which has a list of objects under "data", is a row all the same.
+
+    It is if it has a column that is wanted, or if other lines follow. (A longer line is not looked through.)
+    """
+    with source.open_text() as lines:
+        first = ""
+        while not first.strip() and (line := lines.readline(CHUNK)):
+            first = line
+        values, problem = _object(first)
+        if problem is not None:
+            return False
+        if any(key in wanted for key in values if key != "data"):
+            return True
+        return any(line.strip() for line in iter(lambda: lines.readline(CHUNK), ""))
+
+
+_Rows = Callable[["_Stream", Collection[str]], Iterator[Any]]
 
 
 def _array(stream: _Stream) -> Iterator[Any]:
@@ -198,42 +230,68 @@ def _array(stream: _Stream) -> Iterator[Any]:
             return
 
 
-def _top_array(stream: _Stream) -> Iterator[Any]:
+def _top_array(stream: _Stream, _: Collection[str]) -> Iterator[Any]:
     yield from _array(stream)
     stream.end()
 
 
-def _wrapped_array(stream: _Stream) -> Iterator[Any]:
-    _enter_data(stream)
+def _wrapped_array(stream: _Stream, wanted: Collection[str]) -> Iterator[Any]:
+    seen: set[str] = set()
+    _enter_data(stream, wanted, seen)
     yield from _array(stream)
     while stream.take(",}") == ",":
+        key = _key(stream, seen)
+        if key in wanted:
+            raise ValueError(
+                f"an object has rows under 'data' and the column {key!r} beside them; if it is a row, write each row "
+                "on a line of its own"
+            )
         stream.value()
-        stream.take(":")
-        stream.value()
+        _check_bytes(stream)
     stream.end()
 
 
-def _values(stream: _Stream) -> Iterator[Any]:
+def _values(stream: _Stream, _: Collection[str]) -> Iterator[Any]:
     while stream.peek():
         yield stream.value()
 
 
-def _enter_data(stream: _Stream) -> bool:
-    """Reads an object up to the list under its key "data", or to its end (then False)."""
+def _enter_data(stream: _Stream, wanted: Collection[str], seen: set[str] | None) -> bool:
+    """Reads an object up to the list under its key "data", or to its end or a column that is wanted (then False).
+
+    Keys are put to `seen`; without it nothing is refused but what is no JSON.
+    """
     stream.take("{")
     while stream.peek() != "}":
-        key = stream.value()
-        stream.take(":")
+        key = _key(stream, seen)
         if key == "data" and stream.peek() == "[":
             return True
+        if key in wanted and key != "data":
+            return False
         stream.value()
+        if seen is not None:
+            _check_bytes(stream)
         if stream.peek() != "}":
             stream.take(",")
     stream.take("}")
     return False
 
 
-_ROWS: dict[str, Callable[[_Stream], Iterator[Any]]] = {
+def _key(stream: _Stream, seen: set[str] | None) -> Any:
+    key = stream.value()
+    if seen is not None:
+        _check_bytes(stream)
+        _new_key(key, seen)
+    stream.take(":")
+    return key
+
+
+def _check_bytes(stream: _Stream) -> None:
+    if (byte := bad_byte(stream.raw)) is not None:
+        raise ValueError(not_encoded(byte, "UTF-8", SAVE_AS_UTF8))
+
+
+_ROWS: dict[str, _Rows] = {
     "array": _top_array,
     "wrapped": _wrapped_array,
     "values": _values,

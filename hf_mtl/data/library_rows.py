@@ -1,6 +1,7 @@
 """Rows that `datasets` reads (Hub sets, parquet) or holds already: checked by their features, never row by row."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.columns import Columns
@@ -40,13 +43,29 @@ def load_parquet(name: str, split: str, files: Sequence[SourceFile]) -> list[dat
     loaded = []
     for file in files:
         what = f"{file.name} (split {split} of data set {name})"
+        _check_parquet(what, file)
         with _no_bars(file.path.stat().st_size < LARGE_FILE):
             loaded.append(_load(what, "parquet", data_files={"train": str(file.path)})["train"])
     return loaded
 
 
+def _check_parquet(what: str, file: SourceFile) -> None:
+    # `datasets` tells these in words of its own insides, and to its log besides.
+    try:
+        found = pq.read_metadata(file.path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{what} cannot be read: {error}") from error
+    names = found.schema.to_arrow_schema().names
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{what}: the column {twice[0]!r} stands twice among {', '.join(names)}; rename one")
+    if not found.num_rows:
+        raise DataError(f"{what} has no rows; name a file with rows, or take it out")
+
+
 def _load(what: str, path: str, **options: Any) -> datasets.DatasetDict:
     try:
+        if Path(path, "state.json").is_file():  # a single data set, as its `save_to_disk` writes it
+            return datasets.DatasetDict({"train": datasets.Dataset.load_from_disk(path)})
         loaded = datasets.load_dataset(path, **options)
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{what} cannot be read: {error.__cause__ or error}") from error

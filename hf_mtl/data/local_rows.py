@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hf_mtl.data.readers import read_blocks
 from hf_mtl.data.records import Block, Cells, Problems, ReadOptions, Record, place
 from hf_mtl.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the readers give other rows for the same files: what is cached is then read again."""
 BATCH = 500
 NO_HEADER = "; if the first line is a row, write csv: {header: false, names: [text, label]}"
@@ -38,6 +39,9 @@ class RowTable:
         self.problems = Problems()
         self.absent = set(columns.names)
         self.found: dict[str, None] = {}
+        self.absent_here: set[str] = set()
+        self.found_here: set[str] = set()
+        self.misspelt: list[tuple[str, str, str]] = []
         self.count = 0
 
     def rows(self, source: str, file: int, records: Iterable[Record]) -> Iterator[list[Any]]:
@@ -63,6 +67,7 @@ class RowTable:
             found: the rows as their reader gives them.
             problems: the reader's own.
         """
+        self.absent_here, self.found_here = set(self.columns.names), set()
         for block in self._blocks(found, problems):
             try:
                 cells = self.columns.read_all(block, self.from_csv)
@@ -72,6 +77,11 @@ class RowTable:
             else:
                 self.count += len(block.rows)
                 yield [*cells, block.rows, block.lines, np.full(len(block.rows), file)]
+        for column in self.absent_here:
+            near = get_close_matches(column, self.found_here.difference(self.columns.names), n=1, cutoff=0.8)
+            # A file may well be without a column, or have "label2" in its place.
+            if near and near[0].rstrip("0123456789") != column.rstrip("0123456789"):
+                self.misspelt.append((source, column, near[0]))
 
     def _blocks(self, found: Iterable[Record | Block], problems: Problems) -> Iterator[Block]:
         """All rows in blocks. The reader's problems are taken over when what stands before them is through."""
@@ -102,6 +112,9 @@ class RowTable:
         if self.absent:
             self.absent.difference_update(values)
             self.found.update(dict.fromkeys(map(str, values)))
+        if self.absent_here:
+            self.absent_here.difference_update(values)
+            self.found_here.update(map(str, values))
 
     def check(self, split: str, sources: Sequence[str]) -> None:
         """Refuses what was read, if anything is wrong with it.
@@ -116,6 +129,9 @@ class RowTable:
             if self.from_csv and len(absent) == len(self.columns.names):
                 told = told.replace("\n", f"{NO_HEADER}\n") + NO_HEADER
             self.problems.add(told)
+        for source, column, near in self.misspelt:
+            if column not in self.absent:
+                self.problems.add(f"{source} has no column {column!r}, which other files have, but {near!r}; rename it")
         if not self.count and not self.problems.count:
             self.problems.add(
                 f"{shown} has no rows (split {split} of data set {self.name}); name a file with rows, or take it out"

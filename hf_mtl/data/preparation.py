@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +18,18 @@ from hf_mtl.config_keys import DatasetConfig, RunConfig, TaskConfig
 from hf_mtl.data.cache import cached_folder
 from hf_mtl.data.choice import LabelKeys
 from hf_mtl.data.encoding import RowEncoder, Sequences, Summary
+from hf_mtl.data.label_files import with_label_list
+from hf_mtl.data.left_out import left_out
 from hf_mtl.data.parts import write_sequences
 from hf_mtl.data.row_split import RowSplit
 from hf_mtl.data.rows import load_rows
 from hf_mtl.data.tokenizer import clear_call_state
 from hf_mtl.errors import DataError
-from hf_mtl.tasks.labels import LabelError, label_name, shown
+from hf_mtl.tasks.labels import LabelError, shown
 from hf_mtl.tasks.task import Cells, Task
 from hf_mtl.tasks.types import TASK_TYPES, build_task
 
-FORMAT = 3
+FORMAT = 4
 """Counts up when the encoding of rows changes, so that a cache of older sequences is not read."""
 CELLS = 10_000
 
@@ -79,7 +80,7 @@ def prepare(
         progress(f"reading {name}")
         try:
             entries = {
-                task: _with_label_list(task, entry, config.base_dir, settled=tasks is not None)
+                task: with_label_list(task, entry, config.base_dir, settled=tasks is not None)
                 for task, entry in entries.items()
             }
             splits = _load(name, config, entries, memory, wanted)
@@ -90,8 +91,9 @@ def prepare(
                 for split, rows in splits.items()
             }
             for split in _empty_splits(name, sequences[name], own, training=tasks is None):
-                progress(f"{name}: split {split} is left out, for none of its {len(splits[split])} rows can be used")
-                del sequences[name][split]
+                empty = {split: sequences[name].pop(split)}
+                why = "; ".join(line.partition(": ")[2] for line in left_out(name, empty))
+                progress(f"{name}: split {split} is left out, for none of its rows can be used: {why}")
         except DataError as error:
             errors.append(str(error))
     if errors:
@@ -150,10 +152,30 @@ def _tasks(
         try:
             tasks[name] = _task(name, entry, config.datasets[entry.dataset], splits["train"])
         except LabelError as error:
-            errors.append(f"data set {entry.dataset}, column {entry.column}, task {name}: {error}")
+            found = _row_with(splits["train"], entry, error.example)
+            errors.append(f"data set {entry.dataset}, column {entry.column}, task {name}: {error}{found}")
     if errors:
         raise DataError("\n".join(errors))
     return tasks
+
+
+def _row_with(split: RowSplit, entry: TaskConfig, label: Any) -> str:
+    """Where a label stands first, for the end of a message; nothing for none."""
+    if label is not None:
+        for row, cell in enumerate(label_cells(split, entry.column)()):
+            if _has(cell, label, entry.label_separator):
+                return f"; {shown(label)} stands for example in {split.where(row)}"
+    return ""
+
+
+def _has(cell: Any, label: Any, separator: str | None) -> bool:
+    if type(cell) is type(label) and cell == label:
+        return True
+    if isinstance(cell, list):
+        return any(_has(one, label, separator) for one in cell)
+    if isinstance(cell, dict):  # a span
+        return _has(cell.get("label"), label, separator)
+    return isinstance(cell, str) and label in (*cell.split(), *map(str.strip, cell.split(separator)))
 
 
 def _task(name: str, entry: TaskConfig, dataset: DatasetConfig, train: RowSplit) -> Task:
@@ -177,38 +199,6 @@ def _task(name: str, entry: TaskConfig, dataset: DatasetConfig, train: RowSplit)
 def _reading(entry: TaskConfig) -> dict[str, Any]:
     """What of a task's entry may change how rows are read."""
     return entry.model_dump(mode="json", exclude={"loss_weight", "score_weight", "metrics"})
-
-
-def _with_label_list(name: str, entry: TaskConfig, base_dir: str | None, *, settled: bool) -> TaskConfig:
-    """The entry with the names of a `label_list` file in place of the file's name."""
-    if not isinstance(entry.label_list, str):
-        return entry
-    if settled and not _label_file(entry.label_list, base_dir).exists():
-        # A published model knows its labels; the file only said which tags integers stand for.
-        return entry.model_copy(update={"label_list": None})
-    return entry.model_copy(update={"label_list": read_label_list(name, entry.label_list, base_dir)})
-
-
-def read_label_list(task: str, file: str, base_dir: str | None) -> list[Any]:
-    """The names in a JSON file that `label_list` gives.
-
-    Raises:
-        DataError: if it is not a JSON list of names, each once.
-    """
-    try:
-        names = json.loads(_label_file(file, base_dir).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"tasks.{task}.label_list: {file} cannot be read as JSON ({error})") from error
-    if not isinstance(names, list) or not names or not all(isinstance(label, (str, int)) for label in names):
-        raise DataError(f'tasks.{task}.label_list: {file} is not a list of label names; write ["a", "b", …]')
-    twice = [label for label, count in Counter(map(label_name, names)).items() if count > 1 or not label]
-    if twice:
-        raise DataError(f"tasks.{task}.label_list: {file} has {shown(twice[0])} twice, or an empty name; mend the file")
-    return names
-
-
-def _label_file(file: str, base_dir: str | None) -> Path:
-    return Path(base_dir or ".", os.path.expanduser(file))
 
 
 def label_cells(split: RowSplit, column: str) -> Cells:

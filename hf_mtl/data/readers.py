@@ -22,6 +22,7 @@ def read_text(source: SourceFile, options: ReadOptions, problems: Problems) -> I
             row += 1
             if (byte := bad_byte(line)) is not None:
                 problems.add(f"{place(source.name, row, number)}: {not_encoded(byte, 'UTF-8', SAVE_AS_UTF8)}")
+                continue
             yield Record(row, 0 if number == row else number, {"text": line.removesuffix("\n")})
 
 
@@ -48,6 +49,8 @@ def read_blocks(source: SourceFile, options: ReadOptions, problems: Problems) ->
     try:
         if source.is_packed and not source.is_named_packed:
             raise DataError(f"{source.name}: packed with gzip, and its name does not end in .gz; rename or unpack it")
+        if options.encoding is None and (what := source.other_format()):
+            raise DataError(f"{source.name}: {what}")
         for found in READERS[options.format](source, options, problems):
             last = found.rows[-1] if isinstance(found, Block) else found.row
             yield found

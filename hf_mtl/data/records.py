@@ -97,6 +97,7 @@ class ReadOptions:
         columns: names of CoNLL columns.
         tokens: the name under which the tokens of CoNLL are wanted.
         labels: the names under which labels are wanted.
+        wanted: the names of all columns that are read.
     """
 
     format: str
@@ -107,6 +108,7 @@ class ReadOptions:
     columns: Sequence[str] | None = None
     tokens: str = "tokens"
     labels: Sequence[str] = field(default_factory=tuple)
+    wanted: Sequence[str] = field(default_factory=tuple)
 
 
 def place(name: str, row: int, line: int = 0) -> str:

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hf_mtl.config_keys import DatasetConfig, RunConfig
+from hf_mtl.data.choice import text_keys
 from hf_mtl.data.encoding import Sequences
+from hf_mtl.data.left_out import left_out
 from hf_mtl.data.preparation import Prepared
-from hf_mtl.data.row_split import LeftOut, RowSplit
+from hf_mtl.data.row_split import RowSplit
 
 TEXTS = 10_000
 SHOWN_LABELS = 40
@@ -35,8 +38,13 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _plain(text: str) -> Text:
+    """Text with nothing in it that a console takes for markup or obeys."""
+    return Text("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text))
+
+
 def _dataset_table(dataset: str, splits: Mapping[str, Sequences], max_length: int) -> Table:
-    table = Table("split", title=f"data set {dataset}", title_justify="left")
+    table = Table("split", title=_plain(f"data set {dataset}"), title_justify="left")
     for heading in ("rows", "sequences", f"rows over {max_length} pieces", "pieces, mean", "longest"):
         table.add_column(heading, justify="right")
     for split, sequences in splits.items():
@@ -44,20 +52,6 @@ def _dataset_table(dataset: str, splits: Mapping[str, Sequences], max_length: in
         counts = (summary.rows, summary.sequences, summary.over_length)
         table.add_row(split, *map(str, counts), f"{lengths.mean():.1f}", str(lengths.max()))
     return table
-
-
-def left_out(dataset: str, splits: Mapping[str, Sequences]) -> Iterator[str]:
-    """A line for each split and reason of how many rows are left out, naming the first of them."""
-    for split, sequences in splits.items():
-        summary, numbers = sequences.summary, sequences.rows.numbers
-        for found in (
-            *sequences.rows.left_out,
-            LeftOut("without text", summary.without_text, tuple(numbers(summary.without_text_rows))),
-            LeftOut("without a label for any task", summary.without_label, tuple(numbers(summary.without_label_rows))),
-        ):
-            if found.count:
-                named = ", ".join(found.rows) + (", …" if found.count > len(found.rows) else "")
-                yield f"{dataset} {split}: {found.count} rows {found.reason} left out: {named}"
 
 
 def remarks(config: RunConfig, prepared: Prepared) -> Iterator[str]:
@@ -78,7 +72,7 @@ def remarks(config: RunConfig, prepared: Prepared) -> Iterator[str]:
 
 
 def _task_table(task: str, task_type: str, splits: Mapping[str, Sequences]) -> Table:
-    table = Table("label", title=f"task {task} ({task_type})", title_justify="left")
+    table = Table("label", title=_plain(f"task {task} ({task_type})"), title_justify="left")
     totals: dict[str, int] = {}
     for split, sequences in splits.items():
         table.add_column(split, justify="right")
@@ -90,7 +84,7 @@ def _task_table(task: str, task_type: str, splits: Mapping[str, Sequences]) -> T
         for split, sequences in splits.items():
             count = sequences.summary.labels[task][label]
             cells += [str(count), f"{count / totals[split]:.1%}" if totals[split] else ""]
-        table.add_row(label, *cells)
+        table.add_row(_plain(label), *cells)
     if len(labels) > SHOWN_LABELS:
         table.add_row(f"… {len(labels) - SHOWN_LABELS} more labels", *[""] * (2 * len(splits)))
     table.add_section()
@@ -112,8 +106,8 @@ def shared_texts(splits: Mapping[str, RowSplit], config: DatasetConfig) -> Itera
     """A line for each split of how many of its rows have a text that train has too."""
     if "train" not in splits or len(splits) < 2:
         return
-    known = {hash(text) for text in splits["train"].texts(config)}
+    known = set(text_keys(splits["train"], config)) - {None}
     for name, split in splits.items():
         if name != "train":
-            count = sum(hash(text) in known for text in split.texts(config) if text)
+            count = sum(key in known for key in text_keys(split, config))
             yield f"{count} of {len(split)} texts of {name} stand in train too"

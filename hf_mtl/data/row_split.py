@@ -12,6 +12,7 @@ import numpy as np
 from hf_mtl.config_keys import DatasetConfig
 from hf_mtl.data.columns import POSITION, is_null
 from hf_mtl.data.records import place
+from hf_mtl.errors import DataError
 
 BATCH = 5000
 
@@ -70,7 +71,10 @@ class RowSplit:
     def batch(self, start: int, stop: int, columns: Sequence[str] | None = None) -> dict[str, list]:
         """Rows as Python values by column (all columns by default). What says nothing is None."""
         dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
-        batch = dict(dataset[start:stop])
+        try:
+            batch = dict(dataset[start:stop])
+        except UnicodeDecodeError as error:
+            raise self._not_text(dataset, start, error) from error
         for column, cells in batch.items():
             if column in self.json_columns:
                 batch[column] = [None if cell is None else json.loads(cell) for cell in cells]
@@ -78,6 +82,18 @@ class RowSplit:
                 named = self.class_names(column) is not None
                 batch[column] = [_known(cell, named) for cell in cells]
         return batch
+
+    def _not_text(self, dataset: datasets.Dataset, start: int, error: UnicodeDecodeError) -> DataError:
+        """The error about the first row from `start` on that cannot be decoded (a parquet file may hold any bytes)."""
+        for column in dataset.column_names:
+            cells = dataset.select_columns([column])
+            for row in range(start, len(dataset)):
+                try:
+                    cells[row]
+                except UnicodeDecodeError:
+                    bad = f"byte 0x{error.object[error.start]:02X} is not UTF-8"
+                    return DataError(f"{self.where(row)}: column {column!r}: {bad}; write the file anew")
+        return DataError(f"{self.where(start)}: {error}; write the file anew")
 
     def class_names(self, column: str) -> list[str] | None:
         """The names of a column of `ClassLabel`, of lists of them, or of spans with such a label."""

@@ -125,7 +125,12 @@ def _files(
 def _local(config: DatasetConfig, name: str, split: str, files: Sequence[SourceFile], columns: Columns) -> RowSplit:
     csv = config.csv.model_dump() if config.csv is not None and config.path == "csv" else {}
     options = ReadOptions(
-        str(config.path), **csv, columns=config.columns, tokens=columns.tokens or "tokens", labels=tuple(columns.labels)
+        str(config.path),
+        **csv,
+        columns=config.columns,
+        tokens=columns.tokens or "tokens",
+        labels=tuple(columns.labels),
+        wanted=tuple(columns.names),
     )
     dataset, fingerprint = read_files(name, split, files, options, columns)
     return RowSplit(dataset, [file.name for file in files], frozenset(columns.labels), fingerprint)
@@ -137,12 +142,25 @@ def _parquet(_: DatasetConfig, name: str, split: str, files: Sequence[SourceFile
         keep_columns(name, file.name, dataset, columns, number)
         for number, (file, dataset) in enumerate(zip(files, loaded, strict=True))
     ]
-    try:
-        dataset = datasets.concatenate_datasets(kept)
-    except ValueError as error:
-        raise DataError(f"data set {name}, split {split}: the files differ in their columns' types: {error}") from error
+    _check_alike(files, kept)
+    dataset = datasets.concatenate_datasets(kept)
     fingerprint = fingerprint_of(asdict(columns), [file.digest() for file in files])
     return RowSplit(dataset, [file.name for file in files], frozenset(), fingerprint, frozenset(columns.labels))
+
+
+def _check_alike(files: Sequence[SourceFile], kept: Sequence[datasets.Dataset]) -> None:
+    first, told = kept[0].features, []
+    for file, dataset in zip(files, kept, strict=True):
+        for column, feature in dataset.features.items():
+            if feature != first[column]:
+                types = f"{column!r} holds {_type(feature)}, and in {files[0].name} it holds {_type(first[column])}"
+                told.append(f"{file.name}: column {types}; write both with one type")
+    if told:
+        raise DataError("\n".join(told))
+
+
+def _type(feature: Any) -> str:
+    return feature.dtype if isinstance(feature, datasets.Value) else str(feature)
 
 
 def _held(name: str, source: str, dataset: datasets.Dataset, columns: Columns) -> RowSplit:

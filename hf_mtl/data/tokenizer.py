@@ -1,6 +1,7 @@
 """The tokenizer of a run, set so that training, the pipelines and the exported checkpoints encode a text alike."""
 
 import json
+from collections.abc import Sequence
 
 from tokenizers.models import Unigram
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -10,6 +11,8 @@ from hf_mtl.hub_errors import HubError, hub_reason
 
 AVOIDED = -1000.0
 """The score (log-probability) of a piece that is chosen only where nothing else fits."""
+LONG = 4
+"""As many times `max_length` is long: of no shorter text there are more than a few parts to cut off."""
 UNKNOWN_LIMIT = 1_000_000
 """transformers gives a far larger `model_max_length` where a tokenizer does not know its own."""
 
@@ -61,6 +64,35 @@ def _avoid_special_pieces(tokenizer: PreTrainedTokenizerBase) -> None:
     special = set(tokenizer.all_special_ids) - {model["unk_id"]}
     vocab = [(piece, AVOIDED if number in special else score) for number, (piece, score) in enumerate(model["vocab"])]
     tokenizer.backend_tokenizer.model = Unigram(vocab, model["unk_id"], model.get("byte_fallback", False))
+
+
+def cut_pairs(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str], max_length: int
+) -> tuple[list[str], list[str]]:
+    """Texts and second texts without what lies far behind the pieces that a pair of at most `max_length` keeps.
+
+    A fast tokenizer makes every combination of the parts that it cuts off: two texts of 50,000 characters would take
+    gigabytes. What is kept of a pair does not change.
+    """
+    both = list(zip(texts, pairs, strict=True))
+    if tokenizer.is_fast:
+        for place, pair in enumerate(both):
+            if min(map(len, pair)) > max_length:
+                both[place] = _cut(tokenizer, *pair, max_length)
+    return [text for text, _ in both], [pair for _, pair in both]
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str, pair: str, max_length: int) -> tuple[str, str]:
+    encoded = tokenizer([text, pair], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    if min(lengths) <= LONG * max_length:
+        return text, pair
+    # Of an odd number of pieces the longer text, or the second, keeps one more: it must stay the longer one.
+    pieces = (3 * max_length, 2 * max_length) if lengths[0] > lengths[1] else (2 * max_length, 3 * max_length)
+    first, second = encoded["offset_mapping"]
+    if tokenizer.truncation_side == "left":
+        return text[first[-pieces[0]][0] :], pair[second[-pieces[1]][0] :]
+    return text[: first[pieces[0] - 1][1]], pair[: second[pieces[1] - 1][1]]
 
 
 def clear_call_state(tokenizer: PreTrainedTokenizerBase) -> None:

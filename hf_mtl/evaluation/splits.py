@@ -13,8 +13,8 @@ from hf_mtl.config import load_config
 from hf_mtl.config_keys import RunConfig, TaskConfig
 from hf_mtl.config_messages import use
 from hf_mtl.data.encoding import Sequences
+from hf_mtl.data.left_out import left_out
 from hf_mtl.data.preparation import prepare
-from hf_mtl.data.report import left_out
 from hf_mtl.errors import DataError, UserError
 from hf_mtl.evaluation.evaluator import TaskResult, evaluate, read_answers
 from hf_mtl.evaluation.threshold import tune

@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 from hf_mtl.config_defaults import FILE_FORMATS
 from hf_mtl.config_keys import DatasetConfig, RunConfig
 from hf_mtl.data.encoding import Sequences
-from hf_mtl.data.report import left_out, shared_texts
+from hf_mtl.data.left_out import left_out
+from hf_mtl.data.report import shared_texts
 from hf_mtl.sources import PACKAGE
 
 RECORD = "training_info.json"

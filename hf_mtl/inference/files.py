@@ -50,6 +50,8 @@ class TextFile:
     def __post_init__(self) -> None:
         if not Path(self.path).is_file():
             raise UserError(f"there is no file {self.path}")
+        if self.text_column == self.text_pair_column:
+            raise UserError(f"text_pair_column: {self.text_column!r} is the text_column, too; name the second text's")
         if self.source.suffix not in FORMATS:
             raise UserError(f"{self.path}: its name must end in one of {', '.join(FORMATS)} (or these and .gz)")
         if self.csv and FORMATS[self.source.suffix] != "csv":
@@ -77,6 +79,7 @@ class TextFile:
         """
         problems = Problems()
         names, count = set(tasks), 0
+        absent, first = set(self.columns.texts), None
         for record in self._records(problems):
             count += 1
             for column in (*record.values, *self.columns.texts):
@@ -85,8 +88,8 @@ class TextFile:
                         f"{self.path}: column {column!r} and task {column} have the same name; rename the column, or "
                         "leave the task out"
                     )
-            if count == 1 and (absent := [name for name in self.columns.texts if name not in record.values]):
-                raise DataError(self._absent(absent[0], record))
+            absent.difference_update(record.values)
+            first = first or record
             try:
                 text, *pair = self.columns.read(record.values)
                 if text is None or not all((other or "").strip() for other in pair):
@@ -95,6 +98,8 @@ class TextFile:
                     problems.add(f"{place(self.path, record.row, record.line)}: there is {what}; give one")
             except CellError as error:
                 problems.add(f"{place(self.path, record.row, record.line)}: {error}")
+        if absent and first is not None:
+            raise DataError(self._absent(min(absent), first))
         problems.raise_if_any()
         return count
 
@@ -105,7 +110,7 @@ class TextFile:
     def _records(self, problems: Problems) -> Iterator[Record]:
         form = FORMATS[self.source.suffix]
         options = written_out(CsvConfig, self.csv or {}, "csv") if form == "csv" else {}
-        return read_file(self.source, ReadOptions(form, **options), problems)
+        return read_file(self.source, ReadOptions(form, **options, wanted=self.columns.names), problems)
 
     def _absent(self, column: str, record: Record) -> str:
         near = get_close_matches(column, list(record.values), n=1, cutoff=0.5)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hf_mtl.data.tokenizer import cut_pairs
 from hf_mtl.errors import UserError
 from hf_mtl.inference.options import Call, TaskCall
 from hf_mtl.inference.texts import Text
@@ -76,12 +77,12 @@ def _encode(
     if not texts:
         return []
     windows = {} if stride is None else {"return_overflowing_tokens": True, "stride": stride}
-    pairs = [text.pair for text in texts] if texts[0].pair else None
+    first, pairs = [text.text for text in texts], [text.pair or "" for text in texts] if texts[0].pair else None
     with _TOKENIZER:
         try:
-            encoded = tokenizer(
-                [text.text for text in texts], pairs, truncation=True, return_attention_mask=False, **windows
-            )
+            if pairs is not None and stride is None:
+                first, pairs = cut_pairs(tokenizer, first, pairs, tokenizer.model_max_length)
+            encoded = tokenizer(first, pairs, truncation=True, return_attention_mask=False, **windows)
         except Exception as error:
             if (fault := _fault(texts)) is not None:
                 raise UserError(fault) from error

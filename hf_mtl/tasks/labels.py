@@ -1,19 +1,33 @@
 """Label cells → label names: what a cell may hold, and the labels of a task where the run file does not list them."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
+from unicodedata import category, normalize
 
 Label = TypeVar("Label")
 
 
 FOLD = "set normalise_labels: true to take each for the most frequent spelling, "
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")
+LONGEST_INTEGER = 1000
+"""Digits; Python reads no more than some thousands."""
 SPELLED = "labels in another spelling, taken for the one in the list"
 
 
 class LabelError(ValueError):
-    """A label that the task cannot read; the message is put behind the row's name."""
+    """A label that the task cannot read; the message is put behind the row's name.
+
+    Args:
+        message: what is wrong.
+        example: of what is wrong with a whole column, a label by which a row of it can be found.
+    """
+
+    def __init__(self, message: str, example: Any = None) -> None:
+        super().__init__(message)
+        self.example = example
 
 
 def kind(cell: Any) -> str:
@@ -46,7 +60,9 @@ def label_name(cell: Any) -> str:
         if isinstance(cell, float)
         else ""
     )
-    raise LabelError(f"label {shown(cell)} is a {kind(cell)}; a label is text, an integer or true/false{hint}")
+    names = {type(None): "null", float: "a number", list: "a list", dict: "an object"}
+    what = names.get(type(cell), f"a {type(cell).__name__}")
+    raise LabelError(f"label {shown(cell)} is {what}; a label is text, an integer or true/false{hint}")
 
 
 def class_name(place: int, names: Sequence[str]) -> str:
@@ -68,7 +84,7 @@ def shown(cell: Any) -> str:
 
 def is_integer(name: str) -> bool:
     """Whether a label's name is an integer in digits."""
-    return name.removeprefix("-").isdecimal()
+    return len(name) <= LONGEST_INTEGER and name.removeprefix("-").isdecimal()
 
 
 def found_labels(cells: Iterable[Any], *, normalise: bool | None = None) -> list[str]:
@@ -78,26 +94,31 @@ def found_labels(cells: Iterable[Any], *, normalise: bool | None = None) -> list
 
     Args:
         cells: of a column.
-        normalise: whether of spellings that differ by case or blanks alone the most frequent one stands for all; None
+        normalise: whether of spellings that differ in spelling alone the most frequent one stands for all; None
             where there is no such choice.
 
     Raises:
         LabelError: if there is none, if the labels are of several kinds (1 and "1" would be two labels or one), or if
-            some differ by case or blanks alone and that is not to be passed over.
+            some differ in spelling alone and that is not to be passed over.
     """
     examples: dict[str, Any] = {}
     names: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
     refused: LabelError | None = None
     for cell in cells:
         try:
             names[label_name(cell)] += 1
+            kinds[kind(cell)] += 1
             examples.setdefault(kind(cell), cell)
         except LabelError as error:
-            refused = refused or error
+            refused = refused or LabelError(str(error), cell)
     if len(examples) > 1:
-        kinds = ", ".join(f"{name} ({shown(cell)})" for name, cell in examples.items())
+        told = ", ".join(f"{name} ({shown(cell)})" for name, cell in examples.items())
         scores = ", or write problem_type: regression for scores" if refused is not None else ""
-        raise LabelError(f"labels of several kinds: {kinds}; write them all in one kind, or give label_list{scores}")
+        raise LabelError(
+            f"labels of several kinds: {told}; write them all in one kind, or give label_list{scores}",
+            examples[min(kinds, key=lambda name: kinds[name])],
+        )
     if not names:
         raise refused or LabelError("no row of train has a label; name the column of the labels, or fill it")
     labels = _one_spelling(names, normalise)
@@ -132,9 +153,19 @@ def labels_within(cells: Iterable[Any], read: Callable[[Any], Iterable[Any]]) ->
 
 
 def folded(name: str) -> str:
-    """A label's name without what spelling alone may change: case, and blanks of any kind around and between words."""
+    """A label's name without what spelling alone may change.
+
+    That is case, blanks around and between words, an accent written as a character of its own, characters that are not
+    seen (a zero-width space), and the .0 of a whole number.
+    """
     # Not casefold, for which ß is ss: Maße (measures) and Masse (mass) are two words.
-    return " ".join(name.split()).lower()
+    return _WHOLE.sub(r"\1", " ".join(_seen(name).split()).lower())
+
+
+def _seen(name: str) -> str:
+    if name.isascii():
+        return name
+    return "".join(character for character in normalize("NFC", name) if category(character) != "Cf")
 
 
 def _one_spelling(names: Counter[str], normalise: bool | None) -> list[str]:
@@ -144,12 +175,20 @@ def _one_spelling(names: Counter[str], normalise: bool | None) -> list[str]:
         alike.setdefault(folded(name), []).append(name)
     several = [sorted(spellings, key=lambda name: -names[name]) for spellings in alike.values() if len(spellings) > 1]
     if several and not normalise:
-        told = "; ".join(", ".join(f"{name!r} ({names[name]})" for name in spellings) for spellings in several[:10])
+        told = "; ".join(
+            ", ".join(f"{_told(name, spellings)} ({names[name]})" for name in spellings) for spellings in several[:10]
+        )
         raise LabelError(
-            f"labels that differ by case or blanks alone: {told}{'; …' if len(several) > 10 else ''}; mend the rows, "
-            f"{FOLD if normalise is not None else ''}or list them all in label_list"
+            f"labels that differ in spelling alone: {told}{'; …' if len(several) > 10 else ''}; mend the rows, "
+            f"{FOLD if normalise is not None else ''}or list them all in label_list",
+            several[0][-1],
         )
     return [max(spellings, key=lambda name: names[name]) for spellings in alike.values()]
+
+
+def _told(name: str, spellings: Sequence[str]) -> str:
+    look_alike = len(set(map(_seen, spellings))) < len(spellings)
+    return ascii(name) if look_alike else repr(name)
 
 
 def readable(cells: Iterable[Any], read: Callable[[Any], Label]) -> Iterator[Label]:

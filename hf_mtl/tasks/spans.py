@@ -57,9 +57,13 @@ def _span(one: Any, names: Sequence[str] | None) -> Span:
     if end <= start:
         raise LabelError(f"span {shown(one)}: its end is not behind its start; the end is the place after it")
     label = one["label"]
+    if label is None:
+        raise LabelError(f"span {shown(one)} has no label; give it one, or take it out")
     name = class_name(label, names) if names and type(label) is int else label_name(label)
-    if not name:
+    if not name.strip():
         raise LabelError(f"span {shown(one)} has an empty label")
+    if name == "O":
+        raise LabelError(f"span {shown(one)} is labelled O, which means no entity; rename the label, or take it out")
     return Span(start, end, name)
 
 

@@ -110,7 +110,11 @@ class Task(ABC):
 
     @classmethod
     def cell_key(cls, config: TaskConfig, cell: Any) -> Any:
-        """What of a label cell tells it from one that says something else, as JSON has it."""
+        """What of a label cell tells it from one that says something else, as JSON has it.
+
+        Raises:
+            LabelError: if the task cannot read the cell.
+        """
         return cell
 
     @classmethod

@@ -21,6 +21,7 @@ from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
 if TYPE_CHECKING:
     import evaluate
 
+LARGEST = float(np.finfo(np.float32).max)
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
 
@@ -61,6 +62,8 @@ class TextClassification(Task):
             problem_type = MULTI if several else SINGLE
         if problem_type == MULTI and config.label_smoothing_factor:
             raise LabelError("the rows have lists of labels, for which there is no label_smoothing_factor; take it out")
+        if problem_type == MULTI and class_names is None:
+            _refuse_flags(cells())
         labels = None
         if problem_type != REGRESSION:
             named = config.label_list if config.label_list is not None else class_names
@@ -85,16 +88,12 @@ class TextClassification(Task):
 
     @classmethod
     def cell_key(cls, config: TaskConfig, cell: Any) -> Any:
-        try:
-            if config.problem_type == REGRESSION:
-                return read_number(cell)
-            if isinstance(cell, list) or config.label_separator is not None:
-                names = [label_name(label) for label in split_labels(cell, config.label_separator)]
-                return sorted({folded(name) if config.normalise_labels else name for name in names})
-            return folded(label_name(cell)) if config.normalise_labels else label_name(cell)
-        except LabelError:
-            # Refused where its row is read.
-            return cell
+        if config.problem_type == REGRESSION:
+            return read_number(cell)
+        if isinstance(cell, list) or config.label_separator is not None:
+            names = [label_name(label) for label in split_labels(cell, config.label_separator)]
+            return sorted({folded(name) if config.normalise_labels else name for name in names})
+        return folded(label_name(cell)) if config.normalise_labels else label_name(cell)
 
     def weights(self, config: TaskConfig, cells: Cells, class_names: list[str] | None) -> Tensor:
         read = self.reader(config, cells, class_names, Counter())
@@ -219,11 +218,30 @@ def split_labels(cell: Any, separator: str | None) -> list[Any]:
             f"label {shown(cell)} is not a list; a multi-label row has a list of labels, "
             "or text with label_separator set"
         )
-    if None in cell or "" in cell:
+    if any(label is None or (isinstance(label, str) and not label.strip()) for label in cell):
         raise LabelError(f"labels {shown(cell)} hold null or an empty text; take it out, or write null for the row")
-    if all(label in (0, 1) for label in cell) and len(set(cell)) < len(cell):
-        raise LabelError(f"labels {shown(cell)} look like a 0 or 1 for every label; list the labels that the row has")
+    if _is_flags(cell) and len(set(cell)) < len(cell):
+        raise LabelError(f"labels {shown(cell)} {_FLAGS}")
     return cell
+
+
+_FLAGS = 'look like a 0 or 1 for every label; list the labels that the row has, for example ["joy", "fear"]'
+
+
+def _is_flags(cell: Any) -> bool:
+    return isinstance(cell, list) and all(isinstance(label, (int, float)) and label in (0, 1) for label in cell)
+
+
+def _refuse_flags(cells: Iterator[Any]) -> None:
+    """Refuses a column of which each cell has a 0 or 1 for every label, where no single cell shows it.
+
+    Raises:
+        LabelError: with the first cell.
+    """
+    said = (cell for cell in cells if cell not in (None, []))
+    first: Any = next(said, [])
+    if _is_flags(first) and len(first) > 1 and all(_is_flags(cell) and len(cell) == len(first) for cell in said):
+        raise LabelError(f"labels {shown(first)}, as those of all rows, {_FLAGS}")
 
 
 def read_number(cell: Any) -> float:
@@ -234,9 +252,11 @@ def read_number(cell: Any) -> float:
     """
     try:
         # Python reads "1_0" as 10.
-        number = math.nan if isinstance(cell, bool) or "_" in str(cell) else float(cell)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(cell, (bool, bytes)) or "_" in str(cell) else float(cell)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise LabelError(f"label {shown(cell)} is not a number; a regression label is a finite number")
+    if abs(number) > LARGEST:
+        raise LabelError(f"label {shown(cell)} is beyond {LARGEST:.2g}, which float32 holds at most; scale the column")
     return number

@@ -1,6 +1,5 @@
 """Token classification: a tag for each word (named entities, slots, parts of speech)."""
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from hf_mtl.tasks.labels import (
     LabelError,
     LabelIndex,
     class_name,
+    folded,
     is_integer,
     label_name,
     labels_within,
@@ -27,6 +27,7 @@ from hf_mtl.tasks.spans import Spans, read_spans, span_tags
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.tags import bio_labels, find_scheme, split_tag, to_bio
 from hf_mtl.tasks.task import Answer, Cells, Task, Window, balanced_weights
+from hf_mtl.tasks.word_pieces import home_window, word_pieces
 
 if TYPE_CHECKING:
     import evaluate
@@ -66,9 +67,12 @@ class TokenClassification(Task):
             named = labels_within(cells(), lambda cell: [span.label for span in read_spans(cell).found])
         elif named is None:
             # A tag that only other tags show to be wrong is found when its row is read, where the row is known.
-            named = labels_within(cells(), lambda cell: [tag for tag in tag_names(cell, None) if tag is not None])
+            named = labels_within(cells(), tags_of)
             if scheme != "none":
                 named = [tag for tag in named if split_tag(tag)[0]]
+                types = {split_tag(tag)[1] for tag in named}
+                if len(types) > len(set(map(folded, types))):
+                    labels_within(cells(), lambda cell: [split_tag(str(tag))[1] for tag in tags_of(cell)])  # refuses
         spec = TaskSpec(
             name=name,
             task_type="token-classification",
@@ -89,11 +93,7 @@ class TokenClassification(Task):
     def cell_key(cls, config: TaskConfig, cell: Any) -> Any:
         if config.spans_column is None:
             return cell
-        try:
-            return [list(span) for span in read_spans(cell).found]
-        except LabelError:
-            # Refused where its row is read.
-            return cell
+        return [list(span) for span in read_spans(cell).found]
 
     def reader(
         self, config: TaskConfig, cells: Cells, class_names: list[str] | None, notes: Counter[str]
@@ -142,7 +142,7 @@ class TokenClassification(Task):
         places = [word_pieces(window, words, continued=number > 0) for number, window in enumerate(windows)]
         counted: list[list[tuple[int, int, int, bool]]] = [[] for _ in windows]
         for word, tag in enumerate(label):
-            home = _home(places, windows, word)
+            home = home_window(places, windows, word)
             piece, own = places[home].get(word, (-1, False))
             counted[home].append((word, piece, tag, own))
         return [
@@ -235,10 +235,26 @@ def tag_names(cell: Any, names: Sequence[str] | None) -> list[str | None]:
     Raises:
         LabelError: if the cell is neither, or an integer has no name.
     """
+    return [None if tag is None else _tag_name(tag, names) for tag in _tags_of_words(cell)]
+
+
+def _tags_of_words(cell: Any) -> list[Any]:
     tags = cell.split() if isinstance(cell, str) else cell
     if not isinstance(tags, list):
         raise LabelError(f"tags {shown(cell)} are not a list; write a tag for each word")
-    return [None if tag in (None, "") or tag != tag else _tag_name(tag, names) for tag in tags]
+    return [None if tag in (None, "") or tag != tag else tag for tag in tags]
+
+
+def tags_of(cell: Any) -> list[Any]:
+    """The tags of a row that say something, as they are written.
+
+    Raises:
+        LabelError: if the cell has no tags, or one of them can be none.
+    """
+    tags = [tag for tag in _tags_of_words(cell) if tag is not None]
+    for tag in tags:
+        label_name(tag)
+    return tags
 
 
 def _tag_name(tag: Any, names: Sequence[str] | None) -> str:
@@ -256,43 +272,6 @@ def _integer_names(class_names: list[str] | None, listed: list[str] | None) -> l
 def _tags(cells: Cells, names: Sequence[str] | None) -> Iterator[list[str | None]]:
     """All rows of a tag column that can be read; the others are refused by the reader, which knows their row."""
     return readable(cells(), lambda cell: tag_names(cell, names))
-
-
-def word_pieces(
-    window: Window, words: Sequence[tuple[int, int]], *, continued: bool = False
-) -> dict[int, tuple[int, bool]]:
-    """Word → (piece, own) for the words that begin in a window; `continued` if another window stands before it.
-
-    A word's own piece is the first one that begins with it. A word without one (it stands inside a piece that an
-    earlier word began) gets that piece, with own False. A word that no piece covers is left out.
-    """
-    ends = [end for _, end in words]
-    found: dict[int, tuple[int, bool]] = {}
-    tail = -1
-    fresh = continued
-    for piece, ((start, end), special) in enumerate(zip(window.offsets, window.special, strict=True)):
-        if special or end <= start:
-            continue
-        word = bisect_left(ends, start + 1)  # the first word that ends behind the piece's start
-        if fresh and word < len(words) and words[word][0] < start:
-            tail = word  # a word that the window before began: only its tail is here
-        fresh, own = False, True
-        while word < len(words) and words[word][0] < end:
-            if word != tail and words[word][1] > words[word][0] and (word not in found or (own and not found[word][1])):
-                found[word] = (piece, own)
-            word, own = word + 1, False
-    return found
-
-
-def _home(places: Sequence[dict[int, tuple[int, bool]]], windows: Sequence[Window], word: int) -> int:
-    """The window in which a word's tag counts: where its piece stands farthest from an edge."""
-    best, depth = 0, -1
-    for number, (found, window) in enumerate(zip(places, windows, strict=True)):
-        if word in found:
-            edge = min(found[word][0], len(window.offsets) - 1 - found[word][0])
-            if edge > depth:
-                best, depth = number, edge
-    return best
 
 
 def _columns(window: Window, labelled: Mapping[int, int], found: Sequence[tuple[int, int, int, bool]]) -> dict:

@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from hf_mtl.batching.collator import Collator
 from hf_mtl.config import load_config
 from hf_mtl.config_keys import RunConfig
+from hf_mtl.data.left_out import left_out
 from hf_mtl.data.preparation import Prepared, prepare
-from hf_mtl.data.report import left_out, remarks
+from hf_mtl.data.report import remarks
 from hf_mtl.errors import FinishedError, UserError
 from hf_mtl.evaluation.score import score
 from hf_mtl.evaluation.splits import evaluate_split, metric_choices, tuned_thresholds
