@@ -200,6 +200,9 @@ def test_rows_read_together_are_the_rows_read_one_by_one(tmp_path, monkeypatch, 
     assert together > 50
 
 
+ENCODING = {"csv": {"encoding": "utf-8"}}  # as a run file has it
+
+
 class TestOtherContent:
     """What is no text is told by its first bytes."""
 
@@ -213,7 +216,7 @@ class TestOtherContent:
     )
     @pytest.mark.parametrize("format", ["json", "csv", "text"])
     def test_it_is_named(self, tmp_path, content, told, format):
-        assert told in refusal(written(tmp_path, "a.x", content), format)
+        assert told in refusal(written(tmp_path, "a.x", content), format, **ENCODING.get(format, {}))
 
     def test_what_is_packed_twice_is_told(self, tmp_path):
         path = written(tmp_path, "a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "a"}\n')))

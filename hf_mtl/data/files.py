@@ -68,8 +68,8 @@ class SourceFile:
         with self.path.open("rb") as file:
             return file.read(2) == b"\x1f\x8b"
 
-    def other_format(self) -> str | None:
-        """What the first bytes show the file to be if it is no text in UTF-8, or marked with its encoding."""
+    def other_format(self, encoding: str | None = None) -> str | None:
+        """What the first bytes show the file to be if it is no text, or not in the encoding (None is UTF-8)."""
         with self._open_bytes() as file:
             first = file.read(64)
         if first.startswith(b"\x1f\x8b"):
@@ -78,7 +78,8 @@ class SourceFile:
             return "a zip archive, as Excel's .xlsx are; unpack it, or save the table as csv in UTF-8"
         if first.startswith(b"PAR1"):
             return "a parquet file; write path: parquet"
-        if b"\0" in first and not first.startswith(tuple(BYTE_ORDER_MARKS)):
+        is_utf8 = encoding is None or codecs.lookup(encoding).name == "utf-8"
+        if is_utf8 and b"\0" in first and not first.startswith(tuple(BYTE_ORDER_MARKS)):
             return "holds null bytes, as UTF-16 without a byte order mark does; save it as UTF-8"
         return None
 

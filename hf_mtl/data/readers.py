@@ -49,7 +49,7 @@ def read_blocks(source: SourceFile, options: ReadOptions, problems: Problems) ->
     try:
         if source.is_packed and not source.is_named_packed:
             raise DataError(f"{source.name}: packed with gzip, and its name does not end in .gz; rename or unpack it")
-        if options.encoding is None and (what := source.other_format()):
+        if what := source.other_format(options.encoding):
             raise DataError(f"{source.name}: {what}")
         for found in READERS[options.format](source, options, problems):
             last = found.rows[-1] if isinstance(found, Block) else found.row
