@@ -218,6 +218,9 @@ class TestOtherContent:
     def test_it_is_named(self, tmp_path, content, told, format):
         assert told in refusal(written(tmp_path, "a.x", content), format, **ENCODING.get(format, {}))
 
+    def test_a_null_byte_in_a_text_is_read(self, tmp_path):
+        assert values(read(written(tmp_path, "a.csv", b"text,label\na\0b,x\n"), "csv"))[0]["text"] == "a\0b"
+
     def test_what_is_packed_twice_is_told(self, tmp_path):
         path = written(tmp_path, "a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "a"}\n')))
         assert "packed twice" in refusal(path)

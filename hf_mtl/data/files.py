@@ -79,7 +79,8 @@ class SourceFile:
         if first.startswith(b"PAR1"):
             return "a parquet file; write path: parquet"
         is_utf8 = encoding is None or codecs.lookup(encoding).name == "utf-8"
-        if is_utf8 and b"\0" in first and not first.startswith(tuple(BYTE_ORDER_MARKS)):
+        # In Latin text every second byte of UTF-16 is null; a text may hold one.
+        if is_utf8 and first.count(0) > len(first) // 3 and not first.startswith(tuple(BYTE_ORDER_MARKS)):
             return "holds null bytes, as UTF-16 without a byte order mark does; save it as UTF-8"
         return None
 

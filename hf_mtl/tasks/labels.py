@@ -61,7 +61,7 @@ def label_name(cell: Any) -> str:
         else ""
     )
     names = {type(None): "null", float: "a number", list: "a list", dict: "an object"}
-    what = names.get(type(cell), f"a {type(cell).__name__}")
+    what = names.get(type(cell), f"a value of type {type(cell).__name__}")
     raise LabelError(f"label {shown(cell)} is {what}; a label is text, an integer or true/false{hint}")
 
 
