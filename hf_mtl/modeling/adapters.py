@@ -210,12 +210,15 @@ def not_by_row(encoder: PreTrainedModel, names: Sequence[str]) -> set[str]:
 
     hooks = [watch(name) for name in names]
     training = encoder.training
+    # DeBERTa calls this, which looks at ids; on the meta device these have no values.
+    vars(encoder)["warn_if_padding_and_no_attention_mask"] = lambda *_: None
     try:
         with torch.no_grad():
             # A length that no first dimension has.
             encoder.eval()(input_ids=torch.ones(rows, 7, dtype=torch.long, device=encoder.device))
     finally:
         encoder.train(training)
+        del vars(encoder)["warn_if_padding_and_no_attention_mask"]
         for hook in hooks:
             hook.remove()
     return {name for name in names if not seen[name]}
