@@ -112,7 +112,9 @@ def _new_lane(body: Body, lane: str, names: Mapping[str, str]) -> str:
 
 
 def _renamed(body: Body, old: str, new: str, layers: Collection[str] | None = None) -> None:
-    """Calls an adapter otherwise, in all layers that have it or in some."""
+    """Calls an adapter otherwise, in all layers that have it or in some; there may be none."""
+    if old not in body.encoder.peft_config:
+        return
     config = body.encoder.peft_config[old]
     for _, part in body.parts():
         found = {name: layer for name, layer in adapted_layers(part).items() if old in layer.lora_A}
