@@ -113,3 +113,12 @@ def test_a_group_whose_tasks_do_not_stand_together_loses_its_first(tiny, tmp_pat
 @pytest.mark.parametrize("depths", [(2, 2, 1), (2, 1, 2), (1, 2, 1), (1, 1, 2), (2, 1, 1)])
 def test_the_first_of_groups_of_several_depths_is_dropped(tiny, tmp_path, depths):
     assert_sound(dropped_alike(by_hand(tiny, depths=depths), ["topic", "moods"]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("depths", "gone"),
+    [((1, 1, 2), ["slots"]), ((1, 1, 2), ["topic", "moods", "score"]), ((1, 2, 2), ["score"]), ((2, 2, 1), TOPICS)],
+)
+def test_of_groups_of_several_depths_with_adapters_any_is_dropped(tiny, tmp_path, depths, gone):
+    model = by_hand(tiny, depths=depths, lora=settings(scope="shared", train_encoder=True))
+    assert_sound(dropped_alike(model, gone), tmp_path)
