@@ -245,6 +245,19 @@ def test_weights_keep_the_names_that_they_have_in_the_stock_encoder(tiny, archit
         assert getattr(layer, "attention_type", None) == getattr(layer_list(stock)[1][number], "attention_type", None)
 
 
+def test_the_encoder_alone_passes_rows_as_stock_whatever_the_model_has_done(tiny):
+    """It has the first group's layers."""
+    model, batch = grouped(tiny), five_texts()
+    wanted = stock_encoder(model, "topic")(**batch).last_hidden_state
+    logits = model(**batch, rows=MIXED).logits
+    assert torch.equal(model.encoder(**batch).last_hidden_state, wanted)
+    sum(value.sum() for value in logits.values()).backward()
+    assert torch.equal(model.encoder(**batch).last_hidden_state, wanted)
+    with pytest.raises(IndexError):
+        model(**batch | {"input_ids": batch["input_ids"] + 10**6}, rows=MIXED)
+    assert torch.equal(model.encoder(**batch).last_hidden_state, wanted)
+
+
 def test_what_is_taken_out_leaves_a_stock_encoder(tiny):
     model = grouped(tiny)
     model.release()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,9 +102,25 @@ class Lanes:
         """Forgets the route: what passes through the encoder next is no batch of tasks."""
         self._route, _OF_THREAD.route = NO_ROUTE, (self, NO_ROUTE)
 
-    def passed(self) -> None:
-        """Forgets this thread's route; that of training stays for the backward, which may compute states again."""
+    def passed(self, states: Tensor) -> None:
+        """Has the backward, which may compute states again, find the route of the batch that has passed.
+
+        Args:
+            states: what the encoder gave.
+        """
+        if states.requires_grad:
+            states.register_hook(partial(self._set_again, self._route))
+
+    def forget(self) -> None:
+        """Forgets the route of the batch that this thread has encoded: the encoder alone has none."""
         _OF_THREAD.route = self, NO_ROUTE
+        if torch.is_grad_enabled():
+            self._route = NO_ROUTE
+
+    def _set_again(self, route: Route, _: Tensor) -> None:
+        """The first that a backward does in the encoder: the route is set until all of the backward is done."""
+        self._route = route
+        torch.autograd.Variable._execution_engine.queue_callback(self.leave)
 
     def index(self) -> Tensor | None:
         """The rows that are copied, for `FanOut`."""
