@@ -185,7 +185,7 @@ def test_a_number_of_which_some_are_not_trained_is_refused():
     for first, last in ((0, 3), (0, 0), (6, 7)):
         check_trained(2, config(layers=6), first, last)
     with pytest.raises(
-        UserError, match=r"private_layers: 2, and training.freeze leaves 4 of these layers \(4 to 5\) un"
+        UserError, match="those from layer 4 on, and training.freeze leaves layer 4 untrained, the same"
     ):
         check_trained(2, config(layers=6), 0, 4)
 

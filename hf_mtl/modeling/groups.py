@@ -195,9 +195,9 @@ def check_trained(private_layers: int, config: PreTrainedConfig, first: int, las
     layers = count_layers(config)
     if frozen := [str(number) for number in range(layers - private_layers, layers) if first <= number <= last]:
         raise UserError(
-            f"sharing.private_layers: {private_layers}, and training.freeze leaves {', '.join(frozen)} of these layers "
-            f"({layers - private_layers} to {layers - 1}) untrained, the same in every group; use fewer, or freeze "
-            "layers below them only"
+            f"sharing.private_layers: {private_layers}, those from layer {layers - private_layers} on, and "
+            f"training.freeze leaves layer {', '.join(frozen)} untrained, the same in every group; use fewer (0 for "
+            "none), or freeze layers below them only"
         )
 
 
