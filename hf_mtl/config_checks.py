@@ -63,7 +63,8 @@ def cross_problems(run: RunConfig, raw: Mapping[str, Any], *, in_file: bool) -> 
     if run.lora not in (None, UNREAD):
         yield from lora_problems(run.lora, len(tasks), freeze)
     if run.sharing is not UNREAD:
-        yield from sharing_problems(run.sharing, list(tasks), run.lora, freeze)
+        types = {name: UNREAD if task is UNREAD else task.task_type for name, task in tasks.items()}
+        yield from sharing_problems(run.sharing, types, run.lora, freeze)
 
 
 def _types(tasks: Mapping[str, TaskConfig], dataset: str) -> list[tuple[str, Any]]:

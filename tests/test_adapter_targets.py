@@ -5,9 +5,10 @@ import torch
 
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.adapters import adapted_layers
+from hf_mtl.modeling.building import Plan, new_parts, outlined_parts
 from hf_mtl.modeling.model import MultiTaskModel
 from tests.adapted import MIXED, alone, five_texts, settings, tiny_adapted
-from tests.tiny import save_tiny_encoder, tiny_model, tiny_tasks
+from tests.tiny import ARCHITECTURES, save_tiny_encoder, tiny_model, tiny_tasks
 
 
 def targets(model):
@@ -96,6 +97,16 @@ def test_what_reads_positions_alone_is_left_out_where_rows_have_projections_of_t
     found = adapted_layers(tiny_adapted(tmp_path, "deberta-v2", scope="per_task").encoder)
     assert not [name for name in found if "pos_" in name]
     assert [name for name in found if name.endswith("self.query_proj")]
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen3"])
+def test_an_encoder_without_values_gets_the_adapters_that_one_with_values_gets(tiny, architecture):
+    """`check` makes such a one."""
+    plan = Plan.of(str(tiny.encoder(architecture)), tiny_tasks()[2:], lora=settings(scope="per_task"))
+    outlined, real = (adapted_layers(made(plan)[0].encoder) for made in (outlined_parts, new_parts))
+    assert {name: set(layer.lora_A) for name, layer in outlined.items()} == {
+        name: set(layer.lora_A) for name, layer in real.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ def test_what_is_not_said_is_left_to_the_model() -> None:
         {"private_layers": "auto", "groups": "task"},
         {"private_layers": 1, "groups": "task"},
         {"private_layers": 2, "groups": [["slots"], ["topic"]]},
-        {"private_layers": 2, "groups": [["slots", "topic"]]},
         {"groups": [["slots", "topic"]]},
     ],
 )
@@ -114,6 +113,26 @@ def test_one_task_has_nothing_private() -> None:
     assert errors_of(changed(sharing={"private_layers": 2}, **ONE)) == {"sharing.private_layers": message}
     for private_layers in (0, "auto"):
         assert load_config(changed(sharing={"private_layers": private_layers}, **ONE))
+
+
+@pytest.mark.parametrize("groups", ["family", [["topic", "slots"]]])
+def test_one_group_has_nothing_private(groups: Any) -> None:
+    run = changed(sharing={"private_layers": 2, "groups": groups})
+    if groups == "family":
+        run["tasks"] = {"topic": run["tasks"]["topic"], "mood": run["tasks"]["topic"]}
+        run["datasets"].pop("words")
+    (message,) = errors_of(run).values()
+    assert list(errors_of(run)) == ["sharing.private_layers"]
+    why = "all tasks are of one family" if groups == "family" else "sharing.groups puts all tasks together"
+    assert message.startswith(f"2, and there is one group, since {why}: nothing would be private; ")
+    assert message.endswith(", or leave it out")
+    for fine in ({"private_layers": "auto", "groups": groups}, {"groups": groups}, {"private_layers": 0}):
+        assert load_config(run | {"sharing": fine})
+    if groups == "family":
+        assert load_config(run | {"sharing": {"private_layers": 2, "groups": "task"}})
+        # What could not be read says nothing of families.
+        run["tasks"]["mood"] = run["tasks"]["mood"] | {"task_type": "tagging"}
+        assert list(errors_of(run)) == ["tasks.mood.task_type"]
 
 
 @pytest.mark.parametrize("scope", ["shared", "per_task", "both"])

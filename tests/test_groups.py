@@ -1,11 +1,22 @@
 """Groups of tasks: which the run file makes, which a saved config may name, and how many layers an encoder has."""
 
+import re
+
 import pytest
 import torch
 from transformers import CamembertConfig
 
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.groups import Group, Sharing, count_layers, new_groups, saved_groups, settle_sharing
+from hf_mtl.modeling.groups import (
+    Group,
+    Sharing,
+    check_trained,
+    count_layers,
+    new_groups,
+    saved_groups,
+    settle_sharing,
+    trained_tops,
+)
 from hf_mtl.tasks.spec import TaskSpec
 from hf_mtl.tasks.types import build_task
 from tests.test_model import text_task
@@ -13,6 +24,7 @@ from tests.tiny import ARCHITECTURES, tiny_config, tiny_tasks
 
 OWN_LAYERS = [name for name in (*ARCHITECTURES, "qwen3") if name != "albert"]
 TASKS = tiny_tasks()
+ONE_FAMILY = "sharing: all tasks are of one family, so that all layers are shared; for private ones give"
 NAMES = [task.name for task in TASKS]
 
 
@@ -43,11 +55,32 @@ def test_with_nothing_said_it_is_auto_but_0_beside_adapters_and_for_what_was_not
     assert settle(None, tasks=TASKS[:3]) == settle("auto", tasks=TASKS[:3])
     said = {"private_layers": None, "groups": "family"}
     for lora in ({"scope": "shared", "train_encoder": False}, {"scope": "per_task", "train_encoder": True}):
-        assert settle_sharing(said, TASKS, config("bert", 6), lora) == Sharing()
+        assert settle_sharing(said, TASKS, config("bert", 6), lora).groups == ()
     packed = config("bert", 6)
     packed._attn_implementation = "flex_attention"
-    assert settle_sharing(said, TASKS, packed) == Sharing()
-    assert settle_sharing(said, TASKS, CamembertConfig(num_hidden_layers=6)) == Sharing()
+    assert settle_sharing(said, TASKS, packed).groups == ()
+    assert settle_sharing(said, TASKS, CamembertConfig(num_hidden_layers=6)).groups == ()
+
+
+def test_without_a_number_it_is_said_why_named_groups_have_no_layers_of_their_own():
+    said = {"private_layers": None, "groups": "task"}
+    plain, packed = config("bert", 6), config("bert", 6)
+    packed._attn_implementation = "flex_attention"
+    number = "for private ones give private_layers, a number or auto"
+    for lora, encoder, why in (
+        ({"scope": "shared", "train_encoder": False}, plain, f"lora trains adapters, .* {number}"),
+        ({"scope": "both", "train_encoder": True}, plain, f"lora trains adapters, .* {number}"),
+        ({"scope": "per_task", "train_encoder": False}, plain, "with lora.scope per_task every task has an adapter"),
+        (
+            None,
+            CamembertConfig(num_hidden_layers=6),
+            f"private layers have not been tested .* .camembert., .* {number}",
+        ),
+        (None, packed, "with attn_implementation flex_attention all layers are shared"),
+    ):
+        sharing = settle_sharing(said, TASKS, encoder, lora)
+        assert sharing.groups == ()
+        assert re.match(f"sharing: {why}", sharing.why)
 
 
 def test_families_are_tasks_about_texts_and_tasks_about_words():
@@ -104,13 +137,12 @@ def test_auto_follows_the_groups_where_families_meet():
     [
         ("auto", "family", TASKS[:1], "sharing: there is one task, so that no layers are private"),
         ("auto", "task", TASKS[:1], "sharing: there is one task, so that no layers are private"),
-        ("auto", "family", TASKS[:3], "sharing: all tasks are of one family, so that all layers are shared; see "),
-        ("auto", "task", TASKS[:3], "sharing: all tasks are of one family, so that all layers are shared; see "),
-        ("auto", "family", [tags("a"), tags("b")], "sharing: all tasks are of one family, so that all layers are "),
+        ("auto", "family", TASKS[:3], f"{ONE_FAMILY} sharing.groups and a number in private_layers"),
+        ("auto", "task", TASKS[:3], f"{ONE_FAMILY} a number in private_layers"),
+        (None, [["topic"], ["moods", "score"]], TASKS[:3], f"{ONE_FAMILY} a number in private_layers"),
+        ("auto", "family", [tags("a"), tags("b")], f"{ONE_FAMILY} sharing.groups and "),
         ("auto", [NAMES], TASKS, "sharing: all tasks are in one group, so that all layers are shared"),
-        (1, [NAMES], TASKS, "sharing: all tasks are in one group, so that all layers are shared"),
-        (1, "family", TASKS[:3], "sharing: all tasks are of one family, so that all layers are shared; see "),
-        (2, "family", TASKS[:1], "sharing: there is one task, so that no layers are private"),
+        ("auto", [NAMES[:3]], TASKS[:3], "sharing: all tasks are in one group, so that all layers are shared"),
     ],
 )
 def test_where_there_is_one_group_all_is_shared_and_it_is_said_why(wanted, groups, tasks, why):
@@ -118,6 +150,44 @@ def test_where_there_is_one_group_all_is_shared_and_it_is_said_why(wanted, group
     assert sharing.groups == ()
     assert sharing.why is not None
     assert sharing.why.startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("groups", "tasks", "message"),
+    [
+        (
+            "family",
+            TASKS[:3],
+            "all tasks are of one family: .* set sharing.groups to task or to lists of tasks, or leave",
+        ),
+        ([NAMES], TASKS, "sharing.groups puts all tasks together: .* make several of them, or leave it out"),
+    ],
+)
+def test_a_number_is_refused_where_there_is_one_group(groups, tasks, message):
+    with pytest.raises(UserError, match=f"^sharing.private_layers: 1, and there is one group, since {message}"):
+        settle(1, groups, tasks)
+    with pytest.raises(UserError, match="^sharing.private_layers: .* there is one task; use 0"):
+        settle(1, groups if isinstance(groups, str) else [NAMES[:1]], TASKS[:1])
+
+
+@pytest.mark.parametrize(
+    ("private_layers", "frozen", "left"),
+    [
+        (2, (0, 3), 2), (2, (0, 4), 1), (2, (4, 4), 1), (2, (0, 5), 0), (2, (4, 5), 0), (2, (5, 5), 2), (1, (5, 5), 0),
+        (3, (4, 4), 3), (5, (1, 9), 0), (2, (6, 9), 2),
+    ],
+)  # fmt: skip
+def test_of_six_layers_those_come_to_differ_down_to_the_lowest_that_is_trained(private_layers, frozen, left):
+    assert trained_tops(private_layers, 6, *frozen) == left
+
+
+def test_a_number_of_which_some_are_not_trained_is_refused():
+    for first, last in ((0, 3), (0, 0), (6, 7)):
+        check_trained(2, config(layers=6), first, last)
+    with pytest.raises(
+        UserError, match="those from layer 4 on, and training.freeze leaves layer 4 untrained, the same"
+    ):
+        check_trained(2, config(layers=6), 0, 4)
 
 
 def test_a_number_makes_groups_of_tasks_of_one_family_too():

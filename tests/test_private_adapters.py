@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_mtl.errors import UserError
-from hf_mtl.modeling.adapters import adapted_layers, adapter_parameters
+from hf_mtl.modeling.adapters import SHARED, adapted_layers, adapter_parameters
 from hf_mtl.modeling.model import MultiTaskModel
 from tests.adapted import (
     MIXED,
@@ -20,7 +20,7 @@ from tests.adapted import (
 )
 from tests.grouped import LISTS, assert_logits, encoder_folder, grouped, stock_logits
 from tests.test_model import text_task
-from tests.test_private_layers import EXACT, OWN_LAYERS
+from tests.test_private_layers import EXACT, OWN_LAYERS, by_hand
 
 KINDS = {
     "shared": {"scope": "shared"},
@@ -83,6 +83,44 @@ def test_on_a_frozen_encoder_groups_share_an_adapter_below_and_have_one_each_abo
     assert not set(map(id, model.own_parameters("topic"))) - set(map(id, model.heads["topic"].parameters()))
 
 
+def test_what_groups_of_several_depths_read_together_has_the_adapter_of_all_tasks(tiny):
+    model = by_hand(tiny, depths=(1, 1, 2), lora=settings(scope="shared", train_encoder=True))
+    wanted = [("encoder", 0, SHARED), ("encoder", 1, SHARED), ("encoder", 2, "topic")]
+    wanted += [("private.score", 2, "score"), ("private.slots", 1, "slots"), ("private.slots", 2, "slots")]
+    found = {
+        (part, int(name.split(".")[2]), adapter)
+        for part, module in model.body.parts()
+        for name, layer in adapted_layers(module).items()
+        for adapter in layer.lora_A
+    }
+    assert found == set(wanted)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "depths"),
+    [*(("bert", depths) for depths in ((1, 1, 2), (2, 1, 2))), ("deberta-v2", (1, 1, 2)), ("deberta-v2", (2, 2, 1))],
+)
+def test_groups_of_several_depths_give_logits_and_gradients_of_the_tasks_one_by_one(tiny, architecture, depths):
+    model = by_hand(tiny, architecture, depths, settings(scope="shared", train_encoder=True)).double()
+    batch = five_texts(architecture)
+    mixed = assert_as_alone(model, batch, OTHERS, 1e-10)
+    assert_logits(mixed, stock_logits(model, batch, OTHERS), 1e-5)
+
+
+def test_of_a_frozen_encoder_what_also_reads_positions_is_adapted_in_the_trunk(tiny):
+    """DeBERTa's query and key projections: above it, rows of several groups cannot be told apart in them."""
+    model = adapted(tiny, "deberta-v2", rank_pattern={"query_proj": 4})
+    layers = adapted_layers(model.encoder)
+    found = {name.split(".")[2]: layer for name, layer in layers.items() if name.endswith("query_proj")}
+    assert set(found) == {"0", "1"}
+    assert {len(layer.lora_A[SHARED].weight) for layer in found.values()} == {4}
+    instead = "leave them out, or use private_layers: 0 or train_encoder: true"
+    with pytest.raises(UserError, match=f"query_proj of deberta-v2 also read .* by group of tasks; {instead}"):
+        adapted(tiny, "deberta-v2", target_modules=["query_proj", "value_proj"])
+    below = ["encoder.layer.0.attention.self.query_proj", "value_proj"]
+    assert below[0] in adapted_layers(adapted(tiny, "deberta-v2", target_modules=below).encoder)
+
+
 @pytest.mark.parametrize("kind", FROZEN)
 def test_no_layer_of_a_frozen_encoder_is_copied(tiny, kind):
     model = adapted(tiny, kind=kind)
@@ -121,11 +159,14 @@ def test_a_group_is_not_called_as_the_adapter_of_all_tasks(tiny, kind):
     [("bert", "shared"), ("bert", "both"), ("bert", "both, encoder"), ("deberta-v2", "both, encoder")],
 )
 def test_gradient_checkpointing_changes_no_gradient(tiny, architecture, kind):
+    """Each backward pass, of one batch or of several, finds the ways of its rows again."""
     found = []
     for checkpointing in (False, True):
         model = adapted(tiny, architecture, kind).train()
         if checkpointing:
             model.activation_checkpointing_enable()
-        sum(value.square().sum() for value in model(**five_texts(architecture), rows=MIXED).logits.values()).backward()
+        several = [model(**five_texts(architecture), rows=rows).logits for rows in (MIXED, OTHERS)]
+        model.encoder(**five_texts(architecture))
+        sum(value.square().sum() for logits in several for value in logits.values()).backward()
         found.append({name: weight.grad for name, weight in trained(model).items()})
     assert_near(*found, 1e-6)

@@ -12,6 +12,7 @@ from hf_mtl.tasks.types import build_task
 from tests.adapted import assert_near, draw, settings, trained
 from tests.grouped import TASKS, encoder_folder, equal, grouped
 from tests.test_model import text_task
+from tests.test_private_layers import by_hand
 from tests.test_private_surgery import EVERY, LORA, alone, assert_mixed, assert_sound, dropped_alike
 from tests.tiny import tiny_tasks
 
@@ -163,6 +164,14 @@ def test_merged_adapters_leave_groups_that_answer_as_before(tiny, tmp_path, arch
         torch.testing.assert_close(after[task], before[task], rtol=0, atol=1e-5)
     assert_sound(whole, tmp_path, architecture)
     assert equal(alone(model, architecture), before)
+
+
+@pytest.mark.parametrize("depths", [(1, 1, 2), (2, 2, 1), (2, 1, 2)])
+def test_adapters_of_groups_of_several_depths_are_merged_in_all_that_a_group_reads(tiny, tmp_path, depths):
+    model = by_hand(tiny, depths=depths, lora=settings(scope="shared", train_encoder=True))
+    model.save_pretrained(tmp_path / "model")
+    for one in (model, MultiTaskModel.from_pretrained(tmp_path / "model")):
+        assert_near(alone(merged(one)), alone(model), 1e-6)
 
 
 def test_a_merged_model_shares_no_weight_with_the_one_it_was_made_of(tiny):

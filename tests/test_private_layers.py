@@ -10,7 +10,7 @@ from hf_mtl.modeling.groups import Group
 from hf_mtl.modeling.layers import final_norms, layer_list
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.private_layers import new_private
-from hf_mtl.modeling.scopes import lane_groups, lanes_of
+from hf_mtl.modeling.scopes import add_adapters, lane_groups, lanes_of
 from tests.adapted import MIXED, NOTHING, OTHERS, assert_near, chosen, draw, five_texts, gradient, rows_of, trained
 from tests.grouped import (
     LISTS,
@@ -134,14 +134,16 @@ def test_every_weight_is_reached_by_every_batch(tiny, architecture):
         assert set(still) == (own if rows is MIXED else set(trained(model)))
 
 
-def by_hand(tiny, architecture="bert", depths=(2, 1, 2)):
-    """Three groups of several depths, the first of which has the encoder's layers."""
+def by_hand(tiny, architecture="bert", depths=(2, 1, 2), lora=None):
+    """Three groups of several depths, the first of which has the encoder's layers; with adapters that train these."""
     groups = [Group(names[0], tuple(names), depth) for names, depth in zip(LISTS, depths, strict=True)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = MultiTaskModel.from_encoder(str(encoder_folder(tiny, architecture)), tiny_tasks())
     plain.release()
-    body = Body(plain.encoder, lanes_of(None, TASKS, groups), tuple(groups), new_private(plain.encoder, groups))
+    body = Body(plain.encoder, lanes_of(lora, TASKS, groups), tuple(groups), new_private(plain.encoder, groups))
+    if lora is not None:
+        add_adapters(body, lora)
     model = MultiTaskModel.of_parts(body, dict(plain.heads.items()), list(plain.tasks.values()))
     draw(model)
     stir(model)
@@ -241,6 +243,19 @@ def test_weights_keep_the_names_that_they_have_in_the_stock_encoder(tiny, archit
     for number, layer in enumerate(layer_list(model.encoder)[1]):
         assert type(layer) is type(layer_list(stock)[1][number])
         assert getattr(layer, "attention_type", None) == getattr(layer_list(stock)[1][number], "attention_type", None)
+
+
+def test_the_encoder_alone_passes_rows_as_stock_whatever_the_model_has_done(tiny):
+    """It has the first group's layers."""
+    model, batch = grouped(tiny), five_texts()
+    wanted = stock_encoder(model, "topic")(**batch).last_hidden_state
+    logits = model(**batch, rows=MIXED).logits
+    assert torch.equal(model.encoder(**batch).last_hidden_state, wanted)
+    sum(value.sum() for value in logits.values()).backward()
+    assert torch.equal(model.encoder(**batch).last_hidden_state, wanted)
+    with pytest.raises(IndexError):
+        model(**batch | {"input_ids": batch["input_ids"] + 10**6}, rows=MIXED)
+    assert torch.equal(model.encoder(**batch).last_hidden_state, wanted)
 
 
 def test_what_is_taken_out_leaves_a_stock_encoder(tiny):

@@ -28,6 +28,7 @@ from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.runs import tiny_run
 from tests.test_adding_tasks import QUIET, TEXTS, answers, assert_taken_out, new_tasks, train
 from tests.test_resume import killed_after, results
+from tests.tiny import save_tiny_encoder
 
 PRIVATE = {"private_layers": 1}
 OLD = ["topic", "names"]
@@ -248,8 +249,39 @@ def test_check_tells_why_a_frozen_encoder_has_no_private_layers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("layers", "frozen", "line"),
+    [
+        (3, "1-2", "sharing: training.freeze layers 1-2 leaves nothing to make private"),
+        (3, "0-1", "top layers of one's own, of 3: topic: 1; names: 1\n"),
+        (4, "1-2", "top layers of one's own, of 4: topic: 1; names: 1\n"),
+    ],
+)
+@pytest.mark.parametrize("private_layers", [None, "auto"])
+def test_by_default_frozen_layers_are_not_private(tmp_path, layers, frozen, line, private_layers):
+    run = tiny_run(tmp_path, freeze={"layers": frozen}) | {"sharing": {"private_layers": private_layers}}
+    save_tiny_encoder(run["encoder"], num_hidden_layers=layers)
+    assert line in checked(run, tmp_path).stdout
+    trainer = MultiTaskTrainer.from_config(run, console=QUIET)
+    assert [group.private_layers for group in trainer.model.groups] == ([1, 1] if line.startswith("top") else [])
+
+
+def test_check_tells_that_adapters_alone_make_no_layers_of_groups_private(tmp_path):
+    run = tiny_run(tmp_path) | {"sharing": {"groups": [["topic"], ["names"]]}, "lora": {}}
+    assert (
+        "sharing: lora trains adapters, so that all layers are shared; for private ones"
+        in checked(run, tmp_path).stdout
+    )
+
+
+def test_frozen_layers_that_adapters_stand_on_may_be_private(tmp_path):
+    run = tiny_run(tmp_path, freeze={"layers": "0-1"}) | {"sharing": PRIVATE, "lora": {"train_encoder": True}}
+    assert "top layers of one's own, of 2: topic: 1; names: 1\n" in checked(run, tmp_path).stdout
+
+
+@pytest.mark.parametrize(
     "keys",
     [
+        {"sharing": PRIVATE, "training": {"freeze": {"layers": "0-1"}}},
         {"sharing": PRIVATE, "lora": {"layers_to_transform": [0]}},
         {"sharing": PRIVATE, "encoder_config": {"attn_implementation": "flex_attention"}},
         {"sharing": {"private_layers": "auto"}, "encoder_config": {"attn_implementation": "flex_attention"}},
@@ -259,7 +291,7 @@ def test_check_tells_why_a_frozen_encoder_has_no_private_layers(tmp_path):
     ],
 )
 def test_check_refuses_what_training_refuses(tmp_path, keys):
-    run = tiny_run(tmp_path) | keys
+    run = tiny_run(tmp_path, **keys.get("training", {})) | {key: keys[key] for key in keys if key != "training"}
     with pytest.raises(UserError) as refused:
         train(run)
     done = checked(run, tmp_path)

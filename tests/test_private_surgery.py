@@ -17,14 +17,17 @@ LORA = {
     "both, encoder": settings(scope="both", train_encoder=True),
     "top shared": settings(scope="shared", layers_to_transform=[2]),
     "trunk, encoder": settings(scope="both", layers_to_transform=[0], train_encoder=True),
+    "trunk shared, encoder": settings(scope="shared", layers_to_transform=[0, 1], train_encoder=True),
 }
 EVERY = ("no adapters", "shared", "both, encoder")
+SOME = (*EVERY, "trunk shared, encoder")
 DROPPED = {
     "a first task, then its group": ["topic", "moods"],
     "a later task, its group, and all but the last group": ["moods", "topic", "score"],
     "a group's only task, and down to one task of two": ["slots", "score", "topic"],
 }
 """Tasks in the order in which they go."""
+TOPICS = ["topic", "moods"]
 BOTH = [["topic", "score"], ["moods"], ["slots"]]
 
 
@@ -78,7 +81,7 @@ def left(groups, tasks):
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [(kind, what) for kind in LORA for what in DROPPED if kind in EVERY or what.startswith("a first task")],
+    [(kind, what) for kind in LORA for what in DROPPED if kind in SOME or what.startswith("a first task")],
 )
 def test_the_tasks_that_are_left_answer_as_before_to_the_bit(tiny, tmp_path, kind, what):
     model = dropped_alike(grouped(tiny, lora=LORA[kind]), DROPPED[what])
@@ -110,3 +113,12 @@ def test_a_group_whose_tasks_do_not_stand_together_loses_its_first(tiny, tmp_pat
 @pytest.mark.parametrize("depths", [(2, 2, 1), (2, 1, 2), (1, 2, 1), (1, 1, 2), (2, 1, 1)])
 def test_the_first_of_groups_of_several_depths_is_dropped(tiny, tmp_path, depths):
     assert_sound(dropped_alike(by_hand(tiny, depths=depths), ["topic", "moods"]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("depths", "gone"),
+    [((1, 1, 2), ["slots"]), ((1, 1, 2), ["topic", "moods", "score"]), ((1, 2, 2), ["score"]), ((2, 2, 1), TOPICS)],
+)
+def test_of_groups_of_several_depths_with_adapters_any_is_dropped(tiny, tmp_path, depths, gone):
+    model = by_hand(tiny, depths=depths, lora=settings(scope="shared", train_encoder=True))
+    assert_sound(dropped_alike(model, gone), tmp_path)

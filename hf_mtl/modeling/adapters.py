@@ -3,7 +3,7 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,9 @@ CHOOSING = {"target_modules", "exclude_modules", "layers_to_transform"}
 """Entries that choose layers."""
 
 
-def new_config(encoder: PreTrainedModel, settings: Mapping[str, Any], *, by_task: bool) -> LoraConfig:
+def new_config(
+    encoder: PreTrainedModel, settings: Mapping[str, Any], apart: Callable[[str], bool] | None = None, instead: str = ""
+) -> LoraConfig:
     """PEFT's config of a new adapter, its targets by their full names.
 
     Full names, since the stock base model has a pooler, which is the heads' here: by the end of its name (`dense`) its
@@ -37,13 +39,14 @@ def new_config(encoder: PreTrainedModel, settings: Mapping[str, Any], *, by_task
     Args:
         encoder: the bare stock encoder.
         settings: a run file's `lora`.
-        by_task: whether rows of several tasks meet in the adapted layers.
+        apart: in which layers rows that meet go through different adapters; by default in none.
+        instead: what else a user can do than leave out what cannot be adapted there.
 
     Raises:
         UserError: for targets that the encoder does not have, or that cannot be adapted by task.
     """
     passed = {key: value for key, value in settings.items() if key not in CHOOSING | OURS}
-    targets = sorted(_targets(encoder, settings, by_task))
+    targets = sorted(_targets(encoder, settings, apart, instead))
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in settings.get(key) or ():
             if not any(get_pattern_key([pattern], target) == pattern for target in targets):
@@ -57,7 +60,7 @@ def check_targets(config: PreTrainedConfig, settings: Mapping[str, Any]) -> None
     Raises:
         UserError: as for `new_config`, except for what cannot be adapted by task.
     """
-    _targets(outlined_encoder(config), settings, by_task=False)
+    _targets(outlined_encoder(config), settings)
 
 
 def add_adapter(encoder: PreTrainedModel, name: str, config: LoraConfig) -> None:
@@ -139,7 +142,9 @@ def _linear(encoder: nn.Module) -> list[str]:
     return [name.removesuffix(".weight") for name in names if name is not None]
 
 
-def _targets(encoder: PreTrainedModel, settings: Mapping[str, Any], by_task: bool) -> list[str]:
+def _targets(
+    encoder: PreTrainedModel, settings: Mapping[str, Any], apart: Callable[[str], bool] | None = None, instead: str = ""
+) -> list[str]:
     linear = _linear(encoder)
     wanted, left_out = settings["target_modules"], settings.get("exclude_modules")
     _refuse_unknown("target_modules", wanted, linear)
@@ -147,13 +152,13 @@ def _targets(encoder: PreTrainedModel, settings: Mapping[str, Any], by_task: boo
     found = find_targets(encoder, LoraConfig(target_modules=wanted, exclude_modules=left_out))
     if settings.get("layers_to_transform") is not None:
         found = _in_layers(encoder, found, settings["layers_to_transform"])
-    if by_task:
-        others = not_by_row(encoder, linear)
+    if apart is not None:
+        others = {name for name in not_by_row(encoder, linear) if apart(name)}
         if wanted != ALL_LINEAR and others & set(found):
             raise UserError(
                 f"lora.target_modules: {_ends(others & set(found))} of {encoder.config.model_type} also read what is "
-                "no row of the batch (positions), so they cannot be adapted by task; leave them out, or use scope: "
-                "shared"
+                "no row of the batch (positions), so they cannot be adapted by task or by group of tasks; leave them "
+                f"out{instead}"
             )
         found = [name for name in found if name not in others]
     if not found:
@@ -210,12 +215,15 @@ def not_by_row(encoder: PreTrainedModel, names: Sequence[str]) -> set[str]:
 
     hooks = [watch(name) for name in names]
     training = encoder.training
+    # DeBERTa calls this, which looks at ids; on the meta device these have no values.
+    vars(encoder)["warn_if_padding_and_no_attention_mask"] = lambda *_: None
     try:
         with torch.no_grad():
             # A length that no first dimension has.
             encoder.eval()(input_ids=torch.ones(rows, 7, dtype=torch.long, device=encoder.device))
     finally:
         encoder.train(training)
+        del vars(encoder)["warn_if_padding_and_no_attention_mask"]
         for hook in hooks:
             hook.remove()
     return {name for name in names if not seen[name]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_mtl.config_sharing import list_problems
+from hf_mtl.config_sharing import ONE_TASK, in_one_group, list_problems
 from hf_mtl.errors import UserError
 from hf_mtl.modeling.heads import TESTED
 from hf_mtl.modeling.layers import layer_list
@@ -41,7 +41,7 @@ class Sharing:
 
     Args:
         groups: in the order of their first tasks; none where all layers are everybody's.
-        why: why there are none, where a number was left to be found.
+        why: why there are none, where no number is given.
     """
 
     groups: tuple[Group, ...] = ()
@@ -67,22 +67,29 @@ def settle_sharing(
         UserError: if the encoder has no layers of its own, or too few, or nothing is left to be private.
     """
     wanted = settings["private_layers"]
-    if wanted is None:
-        known = config.model_type in TESTED and config._attn_implementation != "flex_attention"
-        wanted = "auto" if lora is None and known else 0
-    if not wanted:
+    if wanted == 0:
         return Sharing()
     if lora is not None and lora["scope"] == "per_task" and not lora["train_encoder"]:
         why = "sharing: with lora.scope per_task every task has an adapter of its own in every layer"
-        if wanted != "auto":
+        if isinstance(wanted, int):
             raise UserError(f"{why}; set private_layers to 0, or lora.train_encoder")
         return Sharing(why=f"{why}, so that no layers are private")
-    if wanted != "auto":
+    if wanted is None and (unasked := _why_not_unasked(config, lora)):
+        return Sharing(why=unasked)
+    if isinstance(wanted, int):
         groups = new_groups(settings["groups"], wanted, tasks, config)
-        return Sharing(groups) if len(groups) > 1 else Sharing(why=_why_none(tasks))
+        if len(groups) == 1:
+            wrong = ONE_TASK if len(tasks) == 1 else in_one_group(wanted, settings["groups"])
+            raise UserError(f"sharing.private_layers: {wrong}")
+        return Sharing(groups)
     members = _members(settings["groups"], tasks)
     if len(members) == 1 or len({task.family for task in tasks}) == 1:
-        return Sharing(why=_why_none(tasks))
+        return Sharing(why=_why_none(tasks, settings["groups"], len(members)))
+    return _third(members, config)
+
+
+def _third(members: Sequence[tuple[str, ...]], config: PreTrainedConfig) -> Sharing:
+    """Groups with a third of the layers each, where the encoder has layers to spare."""
     try:
         layers = count_layers(config)
     except UserError as error:
@@ -136,12 +143,62 @@ def check_private_layers(private_layers: int, config: PreTrainedConfig, key: str
         )
 
 
-def _why_none(tasks: Sequence[Task]) -> str:
+def _why_not_unasked(config: PreTrainedConfig, lora: Mapping[str, Any] | None) -> str | None:
+    """Why no layers are private where `private_layers` says nothing; None where there may be some."""
+    shared = "so that all layers are shared; for private ones give private_layers, a number or auto"
+    if lora is not None:
+        return f"sharing: lora trains adapters, {shared}"
+    if config._attn_implementation == "flex_attention":
+        return "sharing: with attn_implementation flex_attention all layers are shared"
+    if config.model_type not in TESTED:
+        return f"sharing: private layers have not been tested for the encoder's type ({config.model_type}), {shared}"
+    return None
+
+
+def _why_none(tasks: Sequence[Task], wanted: str | Sequence[Sequence[str]], groups: int) -> str:
     if len(tasks) == 1:
         return "sharing: there is one task, so that no layers are private"
-    if len({task.family for task in tasks}) == 1:
-        return "sharing: all tasks are of one family, so that all layers are shared; see sharing.groups"
-    return "sharing: all tasks are in one group, so that all layers are shared"
+    if len({task.family for task in tasks}) > 1 or (groups == 1 and wanted != "family"):
+        return "sharing: all tasks are in one group, so that all layers are shared"
+    instead = "sharing.groups and " if wanted == "family" else ""
+    return (
+        "sharing: all tasks are of one family, so that all layers are shared; for private ones give "
+        f"{instead}a number in private_layers"
+    )
+
+
+def trained_tops(private_layers: int, layers: int, first: int, last: int) -> int:
+    """How many of the top layers can come to differ, where some are not trained: down to the lowest that is.
+
+    Args:
+        private_layers: how many there may be.
+        layers: of the encoder.
+        first: the first layer that is not trained, from 0.
+        last: the last one.
+    """
+    tops = range(layers - private_layers, layers)
+    return next((layers - number for number in tops if not first <= number <= last), 0)
+
+
+def check_trained(private_layers: int, config: PreTrainedConfig, first: int, last: int) -> None:
+    """Refuses a number that a user has given, where some of these layers are not trained.
+
+    Args:
+        private_layers: the number; there are as many layers.
+        config: the encoder's.
+        first: the first layer that is not trained, from 0.
+        last: the last one.
+
+    Raises:
+        UserError: if some are not: they would be the same in every group.
+    """
+    layers = count_layers(config)
+    if frozen := [str(number) for number in range(layers - private_layers, layers) if first <= number <= last]:
+        raise UserError(
+            f"sharing.private_layers: {private_layers}, those from layer {layers - private_layers} on, and "
+            f"training.freeze leaves layer {', '.join(frozen)} untrained, the same in every group; use fewer (0 for "
+            "none), or freeze layers below them only"
+        )
 
 
 def _members(wanted: str | Sequence[Sequence[str]], tasks: Sequence[Task]) -> list[tuple[str, ...]]:

@@ -1,8 +1,10 @@
 """Lanes: which rows of the encoder's states go through whose adapters."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,9 +103,26 @@ class Lanes:
         """Forgets the route: what passes through the encoder next is no batch of tasks."""
         self._route, _OF_THREAD.route = NO_ROUTE, (self, NO_ROUTE)
 
-    def passed(self) -> None:
-        """Forgets this thread's route; that of training stays for the backward, which may compute states again."""
-        _OF_THREAD.route = self, NO_ROUTE
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """While this thread encodes a batch; afterwards its route is forgotten: the encoder alone has none."""
+        try:
+            yield
+        finally:
+            _OF_THREAD.route = self, NO_ROUTE
+            if torch.is_grad_enabled():
+                self._route = NO_ROUTE
+
+    def passed(self, states: Tensor) -> Tensor:
+        """The states that the encoder gave, whose backward, which may compute them again, finds their route."""
+        if states.requires_grad:
+            states.register_hook(partial(self._set_again, self._route))
+        return states
+
+    def _set_again(self, route: Route, _: Tensor) -> None:
+        """The first that a backward does in the encoder: the route is set until all of the backward is done."""
+        self._route = route
+        torch.autograd.Variable._execution_engine.queue_callback(self.leave)
 
     def index(self) -> Tensor | None:
         """The rows that are copied, for `FanOut`."""

@@ -279,8 +279,8 @@ class MultiTaskModel(Uploading):
             inputs = {key: None if value is None else value.index_select(0, index) for key, value in inputs.items()}
         # A decoder would keep keys and values for a next token, which there is none of.
         cache = {"use_cache": False} if "use_cache" in self._takes else {}
-        states = self.encoder(**inputs, **cache).last_hidden_state
-        self.lanes.passed()
+        with self.lanes.passing():
+            states = self.lanes.passed(self.encoder(**inputs, **cache).last_hidden_state)
         return shares.split(states)
 
     def forward(

@@ -12,7 +12,7 @@ from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.groups import Group
 from hf_mtl.modeling.lanes import Lanes
 from hf_mtl.modeling.private_layers import PrivateLayers, copied, private_names
-from hf_mtl.modeling.scopes import lane_groups
+from hf_mtl.modeling.scopes import lane_groups, own_tops, shared_tops
 
 
 def unite_trunk(body: Body, lanes: Sequence[str]) -> None:
@@ -25,20 +25,22 @@ def unite_trunk(body: Body, lanes: Sequence[str]) -> None:
     Raises:
         UserError: if they are not the same.
     """
-    first, *others = lanes
-    depth = max(group.private_layers for group in body.groups)
-    tops = tuple(f"{name}." for name in private_names(body.encoder, depth))
-    layers = {name: layer for name, layer in adapted_layers(body.encoder).items() if not name.startswith(tops)}
+    tops = {group.name: own_tops(body, group) for group in body.groups}
+    # What any of them reads of the encoder's own layers, the one with the fewest of its own reads.
+    first, *others = sorted(lanes, key=lambda lane: len(tops[lane]))
+    above = (*shared_tops(body), *tops[first])
+    layers = {name: layer for name, layer in adapted_layers(body.encoder).items() if not name.startswith(above)}
+    readers = {name: [lane for lane in others if not name.startswith(tops[lane])] for name in layers}
     for name, layer in layers.items():
-        for other in others:
+        for other in readers[name]:
             if not _same(layer, first, other):
                 raise UserError(
                     f"the adapters of {first} and {other} differ in {name}, which is below the private layers; the "
                     "files are not as written"
                 )
     _renamed(body, first, SHARED, set(layers))
-    for layer in layers.values():
-        for other in others:
+    for name, layer in layers.items():
+        for other in readers[name]:
             if other in layer.lora_A:
                 take_out(layer, other)
     for lane in lanes:
@@ -112,7 +114,9 @@ def _new_lane(body: Body, lane: str, names: Mapping[str, str]) -> str:
 
 
 def _renamed(body: Body, old: str, new: str, layers: Collection[str] | None = None) -> None:
-    """Calls an adapter otherwise, in all layers that have it or in some."""
+    """Calls an adapter otherwise, in all layers that have it or in some; there may be none."""
+    if old not in body.encoder.peft_config:
+        return
     config = body.encoder.peft_config[old]
     for _, part in body.parts():
         found = {name: layer for name, layer in adapted_layers(part).items() if old in layer.lora_A}

@@ -85,25 +85,60 @@ def add_adapters(body: Body, settings: Mapping[str, Any]) -> None:
     for _, part in body.parts():
         part.requires_grad_(settings["train_encoder"])
     own = settings["scope"] != "shared"
-    depth = max((group.private_layers for group in body.groups), default=0)
-    tops = tuple(f"{name}." for name in private_names(body.encoder, depth)) if depth else ()
-    below = new_config(body.encoder, settings, by_task=own)
-    if SHARED in {name for names in body.lanes.adapters.values() for name in names}:
-        put_adapter(body, None, SHARED, below, lambda name: not name.startswith(tops))
-    if body.groups and settings["scope"] != "per_task":
-        # Rows of several groups meet in a layer of which there is one.
-        above = new_config(body.encoder, settings, by_task=own or not body.private)
+    tops = shared_tops(body)
+    config = _config(body, settings, tops)
+    if SHARED in {name for found in body.lanes.adapters.values() for name in found}:
+        put_adapter(body, None, SHARED, config, lambda name: not name.startswith(tops))
+    if settings["scope"] != "per_task":
         for group in body.groups:
-            name = of_group(group.name) if own else group.name
-            if not put_adapter(body, group.name, name, above, lambda name: name.startswith(tops)) and not body.private:
-                raise UserError(
-                    f"sharing.private_layers: the encoder itself is not trained, so that its top {depth} layers are "
-                    "private by their adapters alone, and they get none; see lora.target_modules, or set "
-                    "private_layers to 0"
-                )
+            _add_above(body, group, of_group(group.name) if own else group.name, config)
     if own:
         for task, lane in body.lanes.tasks.items():
-            put_adapter(body, body.lanes.groups.get(lane), task, below)
+            put_adapter(body, body.lanes.groups.get(lane), task, config)
+
+
+def own_tops(body: Body, group: Group) -> tuple[str, ...]:
+    """How the names begin of the layers in which a group has an adapter of its own, beside the one of all tasks.
+
+    These are its copies; of the encoder's own layers the top ones, down to the first that another group reads as part
+    of the trunk. Without copies they are the same in all groups.
+
+    Args:
+        body: the model's.
+        group: one of its groups.
+    """
+    least = min(one.private_layers for one in body.groups)
+    depth = group.private_layers if group.name in body.private else least
+    return tuple(f"{name}." for name in private_names(body.encoder, depth))
+
+
+def shared_tops(body: Body) -> tuple[str, ...]:
+    """How the names begin of the layers of the encoder itself that have no adapter of all tasks, but one a group."""
+    own = (own_tops(body, group) for group in body.groups if group.name not in body.private)
+    return tuple(dict.fromkeys(name for names in own for name in names))
+
+
+def _config(body: Body, settings: Mapping[str, Any], tops: tuple[str, ...]) -> LoraConfig:
+    """The config of every new adapter, each of which is then put into some of the layers."""
+    if settings["scope"] != "shared":
+        others = ", or use scope: shared" + (" and private_layers: 0" if body.groups and not body.private else "")
+        return new_config(body.encoder, settings, lambda name: True, others)
+    if not body.groups or body.private:
+        return new_config(body.encoder, settings)
+    # Rows of several groups meet in a layer of which there is one.
+    return new_config(
+        body.encoder, settings, lambda name: name.startswith(tops), ", or use private_layers: 0 or train_encoder: true"
+    )
+
+
+def _add_above(body: Body, group: Group, name: str, config: LoraConfig) -> None:
+    tops = own_tops(body, group)
+    if not put_adapter(body, group.name, name, config, lambda target: target.startswith(tops)) and not body.private:
+        raise UserError(
+            f"sharing.private_layers: the encoder itself is not trained, so that its top {group.private_layers} layers "
+            "are private by their adapters alone, and they get none; see lora.target_modules, or set private_layers to "
+            "0"
+        )
 
 
 def put_adapter(

@@ -20,7 +20,7 @@ from hf_mtl.modeling.merging import merged_weights
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.private_layers import new_private
 from hf_mtl.modeling.regrouping import regrouped
-from hf_mtl.modeling.scopes import lane_groups, lanes_of, put_adapter
+from hf_mtl.modeling.scopes import lane_groups, lanes_of, own_tops, put_adapter
 from hf_mtl.tasks.task import Task
 
 
@@ -35,7 +35,7 @@ def merged(model: MultiTaskModel) -> MultiTaskModel:
         raise UserError("the model has no adapters: nothing is to be merged")
     names = {task: body.lanes.adapters[lane] for task, lane in body.lanes.tasks.items()}
     groups = body.groups or (Group("", tuple(model.tasks), 0),)
-    if any(len({names[task] for task in group.tasks}) > 1 for group in groups) or not _one_trunk(body):
+    if any(len({names[task] for task in group.tasks}) > 1 for group in groups) or not _one_trunk(body, names):
         own = ", ".join(f"{task}: {lane or 'none'}" for task, lane in model.lanes.tasks.items())
         raise UserError(
             f"the tasks do not all have the same adapter ({own}), so no one encoder can hold them; take each task out "
@@ -55,12 +55,20 @@ def merged(model: MultiTaskModel) -> MultiTaskModel:
     return MultiTaskModel.of_parts(new, dict(model.heads.items()), list(model.tasks.values()))
 
 
-def _one_trunk(body: Body) -> bool:
-    """Whether below the private layers there is one adapter at most for all."""
-    found = {tuple(name for name in names if name == SHARED) for names in body.lanes.adapters.values()}
-    own = {name for names in body.lanes.adapters.values() for name in names if name != SHARED}
-    groups = {group.name for group in body.groups}
-    return len(found) == 1 and own <= groups and (found == {(SHARED,)} or not own)
+def _one_trunk(body: Body, names: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether all groups that will read a layer of the encoder's own read it with the same adapters.
+
+    Args:
+        body: the model's.
+        names: the adapters of each task, the same for all in a group.
+    """
+    # The first group will have the encoder's own layers down to the bottom.
+    tops = {group: own_tops(body, group) for group in body.groups[1:]}
+    for name, layer in adapted_layers(body.encoder).items():
+        readers = [group.tasks[0] for group in body.groups if not name.startswith(tops.get(group, ()))]
+        if len({tuple(own for own in names[task] if own in layer.lora_A) for task in readers}) > 1:
+            return False
+    return True
 
 
 def drop_task(model: MultiTaskModel, name: str) -> MultiTaskModel:
@@ -148,7 +156,7 @@ def _with_layers(model: MultiTaskModel, tasks: Sequence[Task], private_layers: i
 
 def _with_adapters(model: MultiTaskModel, tasks: Sequence[Task], settings: Mapping[str, Any]) -> Body:
     encoder = model.encoder
-    config = new_config(encoder, settings, by_task=True)
+    config = new_config(encoder, settings, lambda name: True)
     if others := not_by_row(encoder, list(adapted_layers(encoder))):
         raise UserError(
             f"the model's shared adapter also changes how positions are read ({len(others)} layers of this "

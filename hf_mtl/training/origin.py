@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mtl.config import encoder_source
-from hf_mtl.config_keys import RunConfig
+from hf_mtl.config_keys import LayersConfig, RunConfig
 from hf_mtl.config_lora import LoraSection
 from hf_mtl.config_sharing import SharingSection
 from hf_mtl.data.tokenizer import load_tokenizer
@@ -22,7 +22,14 @@ from hf_mtl.modeling.adapters import check_targets
 from hf_mtl.modeling.base import commit_of, fingerprint
 from hf_mtl.modeling.body import Body
 from hf_mtl.modeling.building import Plan, outlined_parts
-from hf_mtl.modeling.groups import check_private_layers, settle_sharing
+from hf_mtl.modeling.groups import (
+    Sharing,
+    check_private_layers,
+    check_trained,
+    count_layers,
+    settle_sharing,
+    trained_tops,
+)
 from hf_mtl.modeling.loading import four_bit, load_encoder_config, outlined_encoder
 from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.modeling.surgery import check_without_adapters, joined, new_part
@@ -68,34 +75,56 @@ class Origin:
         return outlined_parts(Plan.of(*self._made_of(tasks)))
 
     def why_all_shared(self, tasks: Sequence[Task]) -> str | None:
-        """Why no layers are private, where the run file asks for as many as can be found."""
-        config, sharing = self.config, self.config.sharing
-        asked = sharing.private_layers == "auto" or (sharing.private_layers is None and sharing.groups != "family")
-        if self.onto is not None or not asked:
+        """Why no layers are private, where the run file asks for as many as can be found, or freezes these."""
+        config, sharing, freeze = self.config, self.config.sharing, self.config.training.freeze
+        if self.onto is not None or isinstance(sharing.private_layers, int):
             return None
-        if config.training.freeze == "encoder":
-            why = "sharing: training.freeze encoder leaves nothing to make private, so that all layers are shared"
-            return None if config.heads == "keep" else why
-        encoder = load_encoder_config(encoder_source(config), config.encoder_config, self.commit, config.heads)
-        return settle_sharing(self._sharing(), tasks, encoder, self._lora()).why
+        asked = sharing.private_layers == "auto" or sharing.groups != "family"
+        if self._trained_tops(tasks) == 0:
+            what = f"layers {freeze.layers}" if isinstance(freeze, LayersConfig) else freeze
+            why = f"sharing: training.freeze {what} leaves nothing to make private, so that all layers are shared"
+            return why if config.heads != "keep" and (asked or isinstance(freeze, LayersConfig)) else None
+        return self._settled(tasks).why if asked else None
+
+    def _settled(self, tasks: Sequence[Task]) -> Sharing:
+        """What the run file's `sharing` comes to, whatever is frozen."""
+        return settle_sharing(self.config.sharing.model_dump(), tasks, self._encoder_config(), self._lora())
+
+    def _encoder_config(self) -> PreTrainedConfig:
+        config = self.config
+        return load_encoder_config(encoder_source(config), config.encoder_config, self.commit, config.heads)
+
+    def _trained_tops(self, tasks: Sequence[Task]) -> int | None:
+        """How many layers can be private beside frozen ones; None where as many as `sharing` says, or comes to."""
+        freeze = self.config.training.freeze
+        if freeze in (None, "embeddings") or isinstance(self.config.sharing.private_layers, int):
+            return None
+        if not isinstance(freeze, LayersConfig):
+            return 0
+        # Adapters are trained in frozen layers too.
+        groups = () if self.config.lora is not None else self._settled(tasks).groups
+        if not groups:
+            return None
+        number = groups[0].private_layers
+        left = trained_tops(number, count_layers(self._encoder_config()), freeze.first, freeze.last)
+        return left if left < number else None
 
     def _made_of(self, tasks: Sequence[Task]) -> tuple[Any, ...]:
         """The arguments of `MultiTaskModel.from_encoder`."""
         config = self.config
         # A package keeps its name: the saved model names the base of its adapters, and a path would be another's.
         encoder = config.encoder if config.encoder.startswith(PACKAGE) else encoder_source(config)
-        return encoder, tasks, config.encoder_config, self.commit, self._lora(), self._sharing(), config.heads
+        return encoder, tasks, config.encoder_config, self.commit, self._lora(), self._sharing(tasks), config.heads
 
     def _lora(self) -> dict[str, Any] | None:
         return None if self.config.lora is None else self.config.lora.model_dump()
 
-    def _sharing(self) -> dict[str, Any]:
-        """The run file's; where the encoder is not trained at all nothing is to be found, only to be kept."""
-        config = self.config
-        given = config.sharing.model_dump()
-        if config.training.freeze != "encoder" or isinstance(given["private_layers"], int):
+    def _sharing(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """The run file's; where layers are not trained fewer are to be found, and those of a saved model to be kept."""
+        given, left = self.config.sharing.model_dump(), self._trained_tops(tasks)
+        if left is None or (left and self.config.heads == "keep"):
             return given
-        return SharingSection().model_dump() if config.heads == "keep" else given | {"private_layers": 0}
+        return SharingSection().model_dump() if self.config.heads == "keep" else given | {"private_layers": left}
 
     def whole(self, model: MultiTaskModel) -> MultiTaskModel:
         """The model to save."""
@@ -152,6 +181,10 @@ def check_encoder(config: RunConfig, encoder: PreTrainedConfig) -> None:
         check_targets(encoder, config.lora.model_dump())
     if isinstance(config.sharing.private_layers, int) and config.sharing.private_layers:
         check_private_layers(config.sharing.private_layers, encoder, "sharing.private_layers")
+        freeze = config.training.freeze
+        # Adapters are trained in frozen layers too.
+        if isinstance(freeze, LayersConfig) and config.lora is None:
+            check_trained(config.sharing.private_layers, encoder, freeze.first, freeze.last)
 
 
 def _misfits(config: RunConfig, onto: str, model: MultiTaskModel, private_layers: int) -> Iterator[str]:
