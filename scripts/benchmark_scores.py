@@ -25,6 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {
     **{scope: {"lora": {"scope": scope, "r": 8, "lora_alpha": 16}} for scope in ("shared", "per_task", "both")},
     "private_1": {"sharing": {"private_layers": 1}},
     "private_2": {"sharing": {"private_layers": 2}},
+    "private_2_by_task": {"sharing": {"private_layers": 2, "groups": "task"}},
     "auto": {"sharing": {"private_layers": "auto"}},
     "own_adapters": {"lora": {"scope": "per_task", "r": 16, "lora_alpha": 16, "train_encoder": True}},
 }
