@@ -15,8 +15,9 @@ from hf_mtl.modeling.model import MultiTaskModel
 from hf_mtl.training.output import RunFolder
 from hf_mtl.training.trainer import MultiTaskTrainer
 from tests.adapted import tiny_adapted
-from tests.test_output import after_kills, finished, stopped
+from tests.run_folders import finished, stopped
 from tests.test_resume import QUIET, killed_after, make_run, results, train
+from tests.test_saving import after_kills
 from tests.tiny import save_tiny_encoder, tiny_model
 
 LORA = {"scope": "both", "lora_dropout": 0.1, "layers_to_transform": [1]}

@@ -169,7 +169,19 @@ def test_label_list_may_be_a_file_and_tags_places_in_it(tmp_path, cell, tag):
     assert sequence["names.tags"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("text", ['["a", "a"]', '["1", 1]', '["a", ""]', '{"a": 1}', "[]", "["])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[" * 100_000, id="deep"),
+        '["a", "\\ud83d"]',
+        '["a", "a"]',
+        '["1", 1]',
+        '["a", ""]',
+        '{"a": 1}',
+        "[]",
+        "[",
+    ],
+)
 def test_a_label_list_file_is_a_list_of_different_names(tmp_path, text):
     (tmp_path / "names.json").write_text(text, encoding="utf-8")
     entry = TOPIC | {"label_list": str(tmp_path / "names.json")}

@@ -94,7 +94,7 @@ def found_labels(cells: Iterable[Any], *, normalise: bool | None = None) -> list
 
     Args:
         cells: of a column.
-        normalise: whether of spellings that differ in spelling alone the most frequent one stands for all; None
+        normalise: whether of labels that differ in spelling alone the most frequent one stands for all; None
             where there is no such choice.
 
     Raises:
@@ -108,8 +108,9 @@ def found_labels(cells: Iterable[Any], *, normalise: bool | None = None) -> list
     for cell in cells:
         try:
             names[label_name(cell)] += 1
-            kinds[kind(cell)] += 1
-            examples.setdefault(kind(cell), cell)
+            own = kind(cell)
+            kinds[own] += 1
+            examples.setdefault(own, cell)
         except LabelError as error:
             refused = refused or LabelError(str(error), cell)
     if len(examples) > 1:
